@@ -1,0 +1,72 @@
+# Everything runs in a tool environment of its own (.venv) and on throw-away hosts (lab/). `make help` lists the commands.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TOOLS := $(CURDIR)/.venv
+export PATH := $(TOOLS)/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# a machine that forbids bytecode would make every Python program start slowly
+unexport PYTHONDONTWRITEBYTECODE
+# the lab needs root; its files stay the user's
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=LAB_ID,LAB_NAME,XDG_CACHE_HOME,http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY)
+LAB := $(ROOT) $(TOOLS)/bin/python -m lab
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ownmetal
+
+.PHONY: help site verify uninstall lab-up lab-down test lint unit molecule bench relock docs build tools clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+site: lab-up ## the main job: the whole chain on the embedded lab, proved by a tool call of the real Codex
+	ansible-playbook site.yml -i inventories/lab
+	@echo "The chain works. Look around: $(LAB) exec dev1 runuser -u dev -- codex --version. Take the lab away: make lab-down"
+
+verify: ## prove the lab's chain again, changing nothing
+	ansible-playbook playbooks/verify.yml -i inventories/lab
+
+uninstall: ## take everything off the lab's hosts again
+	ansible-playbook playbooks/uninstall.yml -i inventories/lab
+
+lab-up: tools .cache/micro-model ## boot the lab's hosts: server1 (Debian 12) and dev1 (Debian 13)
+	@mkdir -p $(CACHE)/uv
+	$(LAB) up server1:bookworm dev1:trixie --bind-rw $(CACHE)/uv:/srv/uv-cache
+	ansible-playbook lab/prepare.yml -i inventories/lab
+
+lab-down: ## remove the lab's hosts, and every trace of them on this machine
+	$(LAB) down --all
+
+test: tools .cache/micro-model ## prove everything: lint, unit tests, the lab, the whole chain (about 15 minutes)
+	python tests/run.py
+
+lint: tools ## ansible-lint (production), yamllint, ruff, mypy
+	python tests/run.py lint
+
+unit: tools ## the core's tables, without hosts
+	python -m pytest
+
+molecule: tools .cache/micro-model ## the whole chain on lab hosts: check, converge, idempotence, tests, uninstall
+	python tests/run.py molecule
+
+bench: lab-up ## time and round trips of a first and a second run of site.yml
+	python bench/site.py
+
+relock: tools ## make the hash-locked requirements anew from their .in files, and show what changed
+	eval "$$(python -m lab uv-settings)" && tools/relock
+
+docs: tools ## write the generated parts of the documentation
+	python tools/generate_docs.py
+
+build: tools ## build the collection's archive
+	ansible-galaxy collection build --force --output-path build
+
+tools: .venv/.complete
+
+.venv/.complete: requirements/dev.txt tools/bootstrap
+	tools/bootstrap
+
+.cache/micro-model: lab/micro_model.py | tools
+	python lab/micro_model.py $@ && touch $@
+
+clean: lab-down ## remove the lab, the tool environment and what was built
+	rm -rf .venv .ansible .cache build

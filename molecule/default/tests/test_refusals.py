@@ -1,0 +1,122 @@
+"""What cannot work is refused in the operator's words, and the hosts stay as they were."""
+
+import pytest
+
+UNIT = "vllm@micro.service"
+
+
+def state(host):
+    """Everything that a refused run could have changed."""
+    return host.check_output(
+        "find /etc/vllm /etc/systemd/system /opt/vllm /var/lib/vllm /var/lib/vllm-models /usr/local -path '*/environments/*/*' -prune "
+        f"-o -printf '%p %m %u %s %T@ %l\\n' | sort; systemctl show --property=MainPID,ActiveState {UNIT}; "
+        "dpkg-query -W | sha256sum; getent passwd | sha256sum"
+    )
+
+
+@pytest.fixture
+def unchanged(server, developer):
+    """Fail a test that changed a host."""
+    before = (
+        state(server),
+        developer.check_output("dpkg-query -W | sha256sum; ls -lR --time-style=full-iso /home/dev/.codex/config.toml /opt"),
+    )
+    yield
+    after = (
+        state(server),
+        developer.check_output("dpkg-query -W | sha256sum; ls -lR --time-style=full-iso /home/dev/.codex/config.toml /opt"),
+    )
+    assert after == before
+
+
+MICRO = {"name": "micro"}
+REFUSED = {
+    "an unknown key": (
+        {**MICRO, "max_model_length": 1},
+        "vllm_instances micro: max_model_length: is not a key of an instance. Did you mean max_model_len?",
+    ),
+    "an unknown flag": (
+        {**MICRO, "args": {"enable-auto-tool-call": True}},
+        "vLLM 0.32.0 has no flag --enable-auto-tool-call. Did you mean enable-auto-tool-choice?",
+    ),
+    "a parser that the release does not have": (
+        {**MICRO, "tool_call_parser": "hermess"},
+        "tool_call_parser: vLLM 0.32.0 has no parser 'hermess'. Did you mean hermes?",
+    ),
+    "a model that is not there": (
+        {"name": "second", "model": "/srv/models/none", "port": 8100},
+        "vllm_instances second: model: server1 has no folder /srv/models/none.",
+    ),
+    "two instances on one port": (
+        {"name": "second", "model": "/srv/models/none", "port": 8001},
+        "vllm_instances second: port: the port 8001 is micro's already.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_wrong_inventory_is_refused(case, playbook, unchanged):
+    instance, sentence = REFUSED[case]
+    code, said = playbook("site", vllm_instances_host=[instance])
+    assert code != 0
+    assert sentence in said
+
+
+def test_a_misspelt_variable_is_refused(playbook, unchanged):
+    code, said = playbook("site", vllm_instances_hosts=[])
+    assert code != 0
+    assert "vllm_instances_hosts: is read by no role. Did you mean vllm_instances_host?" in said
+
+
+def test_a_taken_port_is_refused(server, playbook, unchanged):
+    server.check_output("systemd-run --quiet --unit=squatter python3 -m http.server 8100")
+    try:
+        code, said = playbook("site", vllm_instances_host=[{**MICRO, "port": 8100}])
+    finally:
+        server.check_output("systemctl stop squatter")
+    assert code != 0
+    assert "vllm_instances micro: port: 8100 on server1 is taken by python3 (pid" in said
+    assert "squatter.service). Give the instance another port, or stop that program." in said
+
+
+def test_an_instance_that_cannot_start_says_why_and_leaves_the_other_alone(server, playbook):
+    """Only vLLM itself finds this one; the play's error has the cause, and `state: absent` takes the instance away."""
+    model = server.file("/var/lib/vllm/micro/model").linked_to
+    before = server.check_output(f"systemctl show --property=MainPID {UNIT}")
+    broken = {"name": "broken", "model": model, "port": 8100, "max_model_len": 999999, "args": {"enforce-eager": True}}
+    code, said = playbook("gpu_servers", vllm_instances_host=[broken])
+    assert code != 0
+    assert "vllm_instances broken: did not start:" in said
+    assert "max_model_len" in said
+    assert server.check_output("systemctl show --property=ExecMainStatus --value vllm@broken") == "78"  # a restart would not help
+    code, said = playbook("gpu_servers", vllm_instances_host=[{"name": "broken", "state": "absent"}])
+    assert code == 0, said
+    assert not server.file("/etc/vllm/broken.yaml").exists
+    assert server.check_output(f"systemctl show --property=MainPID {UNIT}") == before
+
+
+def test_a_wrong_key_on_the_developer_machine_is_diagnosed(developer, playbook):
+    (path,) = developer.check_output("ls /home/dev/.codex/*.key").split()
+    developer.check_output(f"cp -p {path} /root/kept && echo wrong-wrong-wrong-wrong > {path}")
+    try:
+        code, said = playbook("verify", "--limit", "developers")
+    finally:
+        developer.check_output(f"cp -p /root/kept {path} && rm /root/kept")
+    assert code != 0
+    assert "FAILED" in said
+    assert "key" in said.split("cause:")[1].split("next:")[0]
+
+
+def test_a_server_that_is_down_is_diagnosed_from_both_sides(server, playbook):
+    server.check_output(f"systemctl stop {UNIT}")
+    try:
+        code_server, said_server = playbook("verify", "--limit", "gpu_servers")
+        code_developer, said_developer = playbook("verify", "--limit", "developers")
+    finally:
+        code, said = playbook("gpu_servers")
+    assert code_server != 0
+    assert code_developer != 0
+    assert "vllm@micro" in said_server.split("cause:")[1]
+    assert "cause:" in said_developer
+    assert code == 0, said
+    assert server.service(UNIT).is_running

@@ -1,0 +1,27 @@
+"""After uninstall: nothing of the collection is left on the hosts, and what was the user's is."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from conftest import lab_host
+
+TRACES = "vllm|ownmetal|codex"
+
+
+@pytest.mark.parametrize("name", ["server1", "dev1"])
+def test_no_file_is_left(name):
+    found = lab_host(name).check_output(
+        f"find / -xdev -regextype egrep -regex '.*({TRACES}).*' -not -path '/proc/*' -not -path '/sys/*' -not -path '/srv/*' "
+        "-not -path '/var/log/journal/*' -prune"
+    )
+    assert found == ""
+
+
+def test_no_unit_process_or_user_is_left():
+    server = lab_host("server1")
+    assert server.check_output("systemctl list-units --all --plain --no-legend 'vllm*'") == ""
+    assert server.run("pgrep -fi vllm").rc == 1
+    assert not server.user("vllm").exists

@@ -1,0 +1,118 @@
+# Copyright: (c) 2026, the ownmetal.codex authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The core's functions as filters; each is documented in the file of its name beside this one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.ownmetal.codex.plugins.module_utils import catalogue as core
+from ansible_collections.ownmetal.codex.plugins.module_utils import layout, server_state
+from ansible_collections.ownmetal.codex.plugins.module_utils.check import Check
+from ansible_collections.ownmetal.codex.plugins.module_utils.data_files import track as find_track
+from ansible_collections.ownmetal.codex.plugins.module_utils.diagnoses import journal_signatures
+from ansible_collections.ownmetal.codex.plugins.module_utils.environment import environment_id
+from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
+from ansible_collections.ownmetal.codex.plugins.module_utils.folder_digest import folder_digest
+from ansible_collections.ownmetal.codex.plugins.module_utils.inventory_names import misspelt
+from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import problems as python_problems
+from ansible_collections.ownmetal.codex.plugins.module_utils.restarts import instances_to_restart
+
+DEFAULT_TRACK = "cpu-py311"
+
+
+def readable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn the core's Refused into Ansible's own error, with the same sentences."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except Refused as refused:
+            raise AnsibleFilterError(str(refused)) from refused
+
+    return wrapped
+
+
+def instances(everyone: Any, group: Any, host: Any, track: str) -> list[dict[str, Any]]:
+    """Merge and check the three variables of one server."""
+    return core.instances([everyone, group, host], track)
+
+
+def problems(everyone: Any, group: Any, host: Any, track: str) -> list[str]:
+    """Return the sentences about what is wrong with a server's instances; none when nothing is."""
+    try:
+        for instance in core.instances([everyone, group, host], track):
+            if instance["model_source"]:
+                layout.model_path(instance, "")  # the controller must have it
+    except Refused as refused:
+        return str(refused).splitlines()
+    return []
+
+
+def catalogue(hostvars: Mapping[str, Any], servers: Sequence[str], track: str = DEFAULT_TRACK) -> list[dict[str, Any]]:
+    """Return the instances of all servers, with server and base_url."""
+    return core.catalogue(hostvars, servers, track)
+
+
+def misspelt_variables(names: Sequence[str], specs: Mapping[str, Any], *more: str) -> list[str]:
+    """Return a sentence for each variable name that is very like one of a role's argument specs."""
+    known = {option for spec in specs["argument_specs"].values() for option in spec.get("options", {})}
+    return [str(refused) for refused in misspelt(names, known | set(more))]
+
+
+def server_problems(
+    instances: Sequence[Mapping[str, Any]],
+    server: str,
+    observed: Mapping[str, Any],
+    track: str,
+    layout: Mapping[str, Any],
+    space_gib: float,
+) -> list[str]:
+    """Return the sentences about what stands in the way on a server."""
+    found = server_state.problems(server, instances, observed, find_track(track), layout, space_gib)
+    return [str(refused) for refused in found]
+
+
+def report(result: Mapping[str, Any]) -> str:
+    """Return a verifying module's checks as lines to look at; the result may be that of a loop over names or instances."""
+    lines = []
+    for run in result.get("results", [result]):
+        item = run.get("item")
+        if item is not None:
+            lines.append(f"{item['name']} at {item['base_url']}" if isinstance(item, Mapping) else str(item))
+        lines += [Check(**check).line() for check in run.get("checks", [])]
+    return "\n".join(lines)
+
+
+class FilterModule:
+    """The filters of the collection."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return them by name."""
+        functions = {
+            "instances": instances,
+            "instance_problems": problems,
+            "instance_config": core.config,
+            "is_local": core.is_local,
+            "local_url": core.local_url,
+            "instances_to_restart": instances_to_restart,
+            "catalogue": catalogue,
+            "python_problems": lambda *words: [str(refused) for refused in python_problems(*words)],
+            "track": lambda name: vars(find_track(name)),
+            "environment_id": environment_id,
+            "folder_digest": folder_digest,
+            "models_missing": server_state.models_missing,
+            "journal_signatures": lambda _nothing: journal_signatures(),
+            "instance_files": layout.instance_files,
+            "absent_instance_files": layout.absent_instance_files,
+            "unit_paths": layout.unit_paths,
+            "files_to_see": server_state.files_to_see,
+            "server_problems": server_problems,
+            "report": report,
+            "misspelt_variables": misspelt_variables,
+        }
+        return {name: readable(function) for name, function in functions.items()}

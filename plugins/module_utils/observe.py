@@ -1,0 +1,168 @@
+# Copyright: (c) 2026, the ownmetal.codex authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a role wants to know of a host before it decides: paths, users, packages, systemd units, ports, space, the system."""
+
+from __future__ import annotations
+
+import glob
+import ipaddress
+import os
+import platform
+import pwd
+import shutil
+import subprocess
+from collections.abc import Iterable
+from typing import Any, Callable, Optional
+
+from .tree import expand, read_state
+
+UNIT_PROPERTIES = (
+    "LoadState", "ActiveState", "SubState", "UnitFileState", "NeedDaemonReload", "Result", "StatusText",
+    "MainPID", "ActiveEnterTimestampMonotonic",
+)  # fmt: skip
+LISTEN = "0A"  # the state TCP_LISTEN in /proc/net/tcp
+
+
+def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
+    """Return what is asked for.
+
+    ``wanted`` has lists under any of paths, users, packages, units, ports, free_space; the answer has a dict
+    under each of them, keyed by the thing asked for (ports as text), and always ``system``: name ("debian"),
+    version ("12"), machine ("x86_64").
+    """
+    looks: dict[str, Callable[[list[Any]], dict[str, Any]]] = {
+        "paths": _paths,
+        "users": _users,
+        "packages": _packages,
+        "units": _units,
+        "ports": _ports,
+        "free_space": _free_space,
+    }
+    found = {kind: look(wanted.get(kind) or []) for kind, look in looks.items()}
+    return {**found, "system": _system()}
+
+
+def _system() -> dict[str, str]:
+    release = dict(line.split("=", 1) for line in _read("/etc/os-release").splitlines() if "=" in line)
+    name, version = (release.get(key, "").strip("\"'") for key in ("ID", "VERSION_ID"))
+    return {"name": name, "version": version, "machine": platform.machine()}
+
+
+def _packages(names: list[str]) -> dict[str, bool]:
+    """Whether each distribution package is installed (dpkg's word for it)."""
+    if not names:
+        return {}
+    command = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\\n", *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # exit 1: one of them is unknown
+    installed = {line.split()[0] for line in done.stdout.splitlines() if line.endswith(" installed")}
+    return {name: name in installed for name in names}
+
+
+def _paths(paths: Iterable[str]) -> dict[str, Any]:
+    return {path: read_state(expand(path)) for path in paths}
+
+
+def _users(names: Iterable[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in names:
+        try:
+            record = pwd.getpwnam(name)
+        except KeyError:
+            found[name] = {"exists": False}
+        else:
+            found[name] = {"exists": True, "uid": record.pw_uid, "gid": record.pw_gid, "home": record.pw_dir}
+    return found
+
+
+def _units(names: list[str]) -> dict[str, Any]:
+    """Properties of units (UNIT_PROPERTIES) as systemd prints them; a unit it does not know is LoadState=not-found."""
+    if not names:
+        return {}
+    command = ["systemctl", "show", "--property", ",".join(("Id", *UNIT_PROPERTIES)), "--", *names]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in out.strip().split("\n\n")]
+    units = dict(zip(names, blocks))
+    return {name: {**unit, "started": _started(unit["MainPID"])} for name, unit in units.items()}
+
+
+def _started(pid: str) -> Optional[float]:
+    """When a process started, in epoch seconds; None when there is none. Fields of proc(5): 22 of stat, btime."""
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    if pid == "0" or not fields:
+        return None
+    boot = next(line.split()[1] for line in _read("/proc/stat").splitlines() if line.startswith("btime"))
+    return int(boot) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _free_space(paths: Iterable[str]) -> dict[str, int]:
+    """Free bytes where each path is, or where it would be made."""
+    found = {}
+    for path in paths:
+        place = path
+        while not os.path.exists(place):
+            place = os.path.dirname(place)
+        found[path] = shutil.disk_usage(place).free
+    return found
+
+
+def _ports(ports: Iterable[int]) -> dict[str, list[dict[str, Any]]]:
+    """Who listens on each TCP port: address, and pid, process and unit where they can be seen."""
+    wanted = {int(port) for port in ports}
+    if not wanted:
+        return {}
+    listeners = [row for row in _listening() if row["port"] in wanted]
+    owners = _socket_owners({row["inode"] for row in listeners}) if listeners else {}
+    found: dict[str, list[dict[str, Any]]] = {str(port): [] for port in wanted}
+    for row in listeners:
+        found[str(row["port"])].append({"address": row["address"], **owners.get(row["inode"], {})})
+    return found
+
+
+def _listening() -> Iterable[dict[str, Any]]:
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table, encoding="ascii") as stream:
+                rows = stream.read().splitlines()[1:]
+        except FileNotFoundError:
+            continue
+        for row in rows:
+            fields = row.split()
+            if fields[3] == LISTEN:
+                address, port = fields[1].split(":")
+                yield {"address": decode_address(address), "port": int(port, 16), "inode": fields[9]}
+
+
+def decode_address(text: str) -> str:
+    """Turn /proc/net/tcp's hexadecimal address (each 32-bit word little-endian) into the usual notation."""
+    words = [bytes.fromhex(text[start : start + 8])[::-1] for start in range(0, len(text), 8)]
+    return str(ipaddress.ip_address(b"".join(words)))
+
+
+def _socket_owners(inodes: set[str]) -> dict[str, dict[str, Any]]:
+    links = {f"socket:[{inode}]": inode for inode in inodes}
+    owners: dict[str, dict[str, Any]] = {}
+    for path in glob.glob("/proc/[0-9]*/fd/*"):
+        try:
+            inode = links.get(os.readlink(path))
+        except OSError:
+            continue  # the process ended meanwhile
+        if inode and inode not in owners:
+            pid = path.split("/")[2]
+            owners[inode] = {"pid": int(pid), "process": _read(f"/proc/{pid}/comm"), "unit": _unit_of(pid)}
+    return owners
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""
+
+
+def _unit_of(pid: str) -> Optional[str]:
+    for line in _read(f"/proc/{pid}/cgroup").splitlines():
+        for part in reversed(line.split("/")):
+            if part.endswith(".service"):
+                return part
+    return None

@@ -1,0 +1,93 @@
+# Copyright: (c) 2026, the ownmetal.codex authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Whether a server, as it is now, can run what the inventory gives it. Judged before anything on it is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .catalogue import EVERYWHERE
+from .data_files import Track
+from .errors import Refused
+from .layout import model_path, unit_name
+
+GIB = 1 << 30
+
+
+def problems(
+    server: str,
+    instances: Sequence[Mapping[str, Any]],
+    observed: Mapping[str, Any],
+    track: Track,
+    layout: Mapping[str, Any],
+    space_gib: float,
+) -> list[Refused]:
+    """Return what stands in the way.
+
+    ``observed`` is what ownmetal.codex.tree saw: system, ports, paths (of models, their config.json, chat templates and the
+    environment), free_space of the environments' directory. ``space_gib`` is what a new environment needs.
+    """
+    machine = observed["system"]["machine"]
+    found = []
+    if machine != track.machine:
+        found.append(
+            Refused("vllm_track", f"{track.name} is for {track.machine}, and {server} is {machine}.", "Choose a track for that machine.")
+        )
+    if not observed["paths"][layout["environment"]]["exists"]:
+        free = min(observed["free_space"].values()) / GIB
+        if free < space_gib:
+            why = f"{server} has {free:.1f} GiB free for it, and building an environment takes {space_gib} GiB."
+            found.append(Refused("vllm_directory", why, "Free some space, or name a directory on a larger disk."))
+    for instance in instances:
+        found += [*_files(server, instance, observed["paths"], layout), *_port(server, instance, instances, observed["ports"])]
+    return found
+
+
+def files_to_see(instances: Sequence[Mapping[str, Any]], layout: Mapping[str, Any]) -> list[str]:
+    """Return the paths whose presence :func:`problems` wants to know."""
+    paths = [layout["environment"]]
+    for instance in instances:
+        model = model_path(instance, layout["models"])
+        paths += [model, f"{model}/config.json"]
+        paths += [instance["chat_template"]] if instance["chat_template"] else []
+    return paths
+
+
+def _files(server: str, instance: Mapping[str, Any], paths: Mapping[str, Any], layout: Mapping[str, Any]) -> list[Refused]:
+    where = f"vllm_instances {instance['name']}"
+    found = []
+    model = model_path(instance, layout["models"])
+    if instance["model"] and not paths[f"{model}/config.json"]["exists"]:
+        why = (
+            f"{server} has no folder {model}."
+            if not paths[model]["exists"]
+            else f"{model} on {server} holds no config.json, so it is no model."
+        )
+        instead = "Put the model's files there, correct the path, or write model_source: with a folder on the controller."
+        found.append(Refused(f"{where}: model", why, instead))
+    template = instance["chat_template"]
+    if template and not paths[template]["exists"]:
+        found.append(Refused(f"{where}: chat_template", f"{server} has no file {template}.", "Put it there, or correct the path."))
+    return found
+
+
+def _port(server: str, instance: Mapping[str, Any], instances: Sequence[Mapping[str, Any]], ports: Mapping[str, Any]) -> list[Refused]:
+    ours = {unit_name(other["name"]) for other in instances}
+    for holder in ports[str(instance["port"])]:
+        overlap = instance["host"] in EVERYWHERE or holder["address"] in (*EVERYWHERE, instance["host"])
+        if overlap and holder.get("unit") not in ours:
+            who = f"{holder.get('process') or 'another program'} (pid {holder.get('pid', '?')}, {holder.get('unit') or 'no unit'})"
+            why = f"{instance['port']} on {server} is taken by {who}."
+            return [Refused(f"vllm_instances {instance['name']}: port", why, "Give the instance another port, or stop that program.")]
+    return []
+
+
+def models_missing(instances: Sequence[Mapping[str, Any]], paths: Mapping[str, Any], layout: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the instances whose model comes from the controller and is not on the server yet, one for each model."""
+    missing = {
+        model_path(instance, layout["models"]): instance
+        for instance in instances
+        if instance["model_source"] and not paths[model_path(instance, layout["models"])]["exists"]
+    }
+    return list(missing.values())

@@ -1,0 +1,88 @@
+"""Run the parts of the test suite, each against its time budget: `python tests/run.py [PART ...]`, all of them by default.
+
+A part that is slower than its budget is marked in the table at the end, and does not fail: machines differ.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A name, how many minutes it may take on two cores, what it proves, and its commands."""
+
+    name: str
+    minutes: float
+    proves: str
+    commands: tuple[str, ...]
+
+
+PARTS = (
+    Part(
+        "lint",
+        3,
+        "style and types, by the strictest profiles",
+        (
+            "ruff check .",
+            "ruff format --check .",
+            "mypy plugins/module_utils lab tools tests/run.py",
+            "yamllint --strict .",
+            "ansible-lint --offline",
+        ),
+    ),
+    Part("unit", 1, "the core's tables and the documentation", ("python -m pytest",)),
+    Part(
+        "collection",
+        2,
+        "the built archive, installed as a user installs it",
+        ("python -m pytest tests/collection",),
+    ),
+    Part("lab", 4, "the hosts: boot, network, settings, reboot, and that nothing is left", ("python -m pytest tests/lab",)),
+    Part("molecule", 12, "the whole chain on lab hosts, refusals, faults, uninstall", ("molecule test --scenario-name default",)),
+)
+
+
+def run(part: Part) -> tuple[bool, float]:
+    """Run a part; return whether it passed and its minutes."""
+    start = time.monotonic()
+    for command in part.commands:
+        print(f"\n=== {part.name}: {command}", flush=True)
+        if subprocess.run(command.split(), cwd=ROOT, check=False).returncode:
+            return False, (time.monotonic() - start) / 60
+    return True, (time.monotonic() - start) / 60
+
+
+def main(names: list[str]) -> int:
+    """Run the named parts, print the table, return the exit code."""
+    unknown = set(names) - {part.name for part in PARTS}
+    if unknown:
+        print(
+            f"run.py: there is no part {', '.join(sorted(unknown))}; the parts are {', '.join(part.name for part in PARTS)}",
+            file=sys.stderr,
+        )
+        return 2
+    os.environ.setdefault("PY_COLORS", "0" if os.environ.get("CI") else "1")
+    rows = []
+    for part in PARTS:
+        if not names or part.name in names:
+            rows.append((part, *run(part)))
+    print(f"\n{'part':12}{'result':9}{'minutes':>8}{'budget':>8}   what it proves")
+    for part, passed, minutes in rows:
+        slow = "  (over budget)" if minutes > part.minutes else ""
+        print(f"{part.name:12}{'passed' if passed else 'FAILED':9}{minutes:8.1f}{part.minutes:8.1f}   {part.proves}{slow}")
+    print(f"{'all':21}{sum(minutes for _, _, minutes in rows):8.1f}{sum(part.minutes for part, _, _ in rows):8.1f}")
+    failed = sum(not passed for _, passed, _ in rows)
+    print(f"{len(rows) - failed} passed, {failed} failed", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,57 @@
+"""Every inventory of the repository loads, says what its README says, and has the instances that it should."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import catalogue
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOW = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.copy:
+        content: "{{ {'instances': hostvars | ownmetal.codex.catalogue(groups['gpu_servers']), 'users': codex_users | map(attribute='name')} | to_json }}"
+        dest: "{{ out }}"
+        mode: "0600"
+      delegate_to: localhost
+      connection: local
+      run_once: true
+"""
+
+INVENTORIES = [
+    # -i options                      instance: (server, context)                                                     users
+    (["example"], {"coder": ("gpu1.example.com", 32768)}, ["alice"]),
+    (["common", "team_red"], {"coder": ("red-gpu1.example.com", 65536)}, ["rosa"]),
+    (["common", "team_blue"], {"coder": ("blue-gpu1.example.com", 32768), "small": ("blue-gpu1.example.com", 16384)}, ["bo", "bea"]),
+]
+
+
+@pytest.mark.parametrize(("names", "expected", "users"), INVENTORIES, ids=["+".join(row[0]) for row in INVENTORIES])
+def test_an_inventory_gives_its_catalogue(names, expected, users, tmp_path):
+    (tmp_path / "show.yml").write_text(SHOW)
+    options = [word for name in names for word in ("-i", str(ROOT / "inventories" / name))]
+    command = [
+        str(Path(sys.executable).parent / "ansible-playbook"),
+        *options,
+        str(tmp_path / "show.yml"),
+        "-e",
+        f"out={tmp_path}/out.json",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stdout + done.stderr
+    shown = json.loads((tmp_path / "out.json").read_text())
+    assert {row["name"]: (row["server"], row["max_model_len"]) for row in shown["instances"]} == expected
+    assert shown["users"] == users
+    assert all(row["base_url"] == f"http://{row['server']}:{row['port']}/v1" for row in shown["instances"])
+
+
+def test_the_labs_inventory_has_its_groups():
+    command = [str(Path(sys.executable).parent / "ansible-inventory"), "-i", "inventories/lab", "--list"]
+    listing = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert listing["gpu_servers"]["hosts"] == ["server1"]
+    assert listing["developers"]["hosts"] == ["dev1"]

@@ -1,0 +1,162 @@
+"""What is judged of a server before it is changed, which instances restart, and the names that things get."""
+
+import os
+
+import pytest
+from ansible_collections.ownmetal.codex.plugins.module_utils.api_key import PLACEHOLDER, read_or_make
+from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import instances
+from ansible_collections.ownmetal.codex.plugins.module_utils.data_files import track
+from ansible_collections.ownmetal.codex.plugins.module_utils.environment import environment_id
+from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
+from ansible_collections.ownmetal.codex.plugins.module_utils.inventory_names import misspelt
+from ansible_collections.ownmetal.codex.plugins.module_utils.layout import instance_files, unit_paths
+from ansible_collections.ownmetal.codex.plugins.module_utils.observe import decode_address
+from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import problems as python_problems
+from ansible_collections.ownmetal.codex.plugins.module_utils.restarts import instances_to_restart
+from ansible_collections.ownmetal.codex.plugins.module_utils.server_state import files_to_see, problems
+
+LAYOUT = {
+    "config": "/etc/vllm",
+    "instances": "/var/lib/vllm",
+    "models": "/m",
+    "environment": "/opt/vllm/environments/e",
+    "shared": ["/unit"],
+}
+TRACK = track("cpu-py311")
+THERE, AWAY = {"exists": True}, {"exists": False}
+
+
+def one(**keys):
+    return instances([[{"name": "coder", "model": "/srv/coder", **keys}]], "cpu-py311")
+
+
+def seen(machine="x86_64", ports=None, free=100, **paths):
+    found = {"/opt/vllm/environments/e": THERE, "/srv/coder": THERE, "/srv/coder/config.json": THERE, "/t.jinja": AWAY}
+    found.update({f"/{name}": state for name, state in paths.items()})
+    return {"system": {"machine": machine}, "paths": found, "ports": {"8000": ports or []}, "free_space": {"/opt": free << 30}}
+
+
+def holder(address, unit="nginx.service"):
+    return [{"address": address, "pid": 7, "process": "nginx", "unit": unit}]
+
+
+STATES = [
+    # the instance      what is there                                                                   the refusal, or none
+    ({}, seen(), None),
+    ({}, seen(machine="aarch64"), "vllm_track: cpu-py311 is for x86_64, and gpu1 is aarch64."),
+    ({}, seen(free=1), None),  # the environment is there: nothing is built
+    ({}, seen(free=1, **{"opt/vllm/environments/e": AWAY}), "gpu1 has 1.0 GiB free for it, and building an environment takes 6 GiB."),
+    ({}, seen(**{"srv/coder": AWAY, "srv/coder/config.json": AWAY}), "vllm_instances coder: model: gpu1 has no folder /srv/coder."),
+    ({}, seen(**{"srv/coder/config.json": AWAY}), "/srv/coder on gpu1 holds no config.json, so it is no model."),
+    ({"chat_template": "/t.jinja"}, seen(), "chat_template: gpu1 has no file /t.jinja."),
+    ({}, seen(ports=holder("127.0.0.1")), "port: 8000 on gpu1 is taken by nginx (pid 7, nginx.service)."),
+    ({}, seen(ports=holder("0.0.0.0")), "Give the instance another port, or stop that program."),
+    ({"host": "0.0.0.0"}, seen(ports=holder("10.0.0.1")), "is taken by nginx"),
+    ({"host": "10.0.0.1"}, seen(ports=holder("10.0.0.2")), None),
+    ({}, seen(ports=holder("127.0.0.1", "vllm@coder.service")), None),
+    ({}, seen(ports=holder("127.0.0.1", "vllm@other.service")), "is taken by"),
+]
+
+
+@pytest.mark.parametrize(("keys", "observed", "words"), STATES)
+def test_a_server_is_judged(keys, observed, words):
+    found = [str(refused) for refused in problems("gpu1", one(**keys), observed, TRACK, LAYOUT, 6)]
+    assert bool(found) == bool(words), found
+    assert words is None or words in found[0]
+
+
+def test_what_is_judged_is_looked_at():
+    assert set(files_to_see(one(chat_template="/t.jinja"), LAYOUT)) == set(seen()["paths"])
+
+
+def test_a_model_of_the_controller_lies_under_its_digest(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    source = instances([[{"name": "coder", "model_source": str(tmp_path)}]], "cpu-py311")
+    targets = {entry.get("target") for entry in instance_files(source, LAYOUT)}
+    (tmp_path / "config.json").write_text("{} ")
+    assert targets.isdisjoint({entry.get("target") for entry in instance_files(source, LAYOUT)} - {LAYOUT["environment"], None})
+
+
+UNIT, CONFIG = "vllm@coder.service", "/etc/vllm/coder.yaml"
+RESTARTS = [
+    # started  file's age  written now   restart
+    (100.0, 50.0, [], []),
+    (100.0, 150.0, [], [UNIT]),  # an earlier run wrote it and died before the restart
+    (100.0, 50.0, [CONFIG], [UNIT]),
+    (100.0, 50.0, ["/unit"], [UNIT]),
+    (100.0, 50.0, ["/etc/vllm/other.yaml"], []),
+    (None, 150.0, [CONFIG], []),  # it does not run: it will start with the new files
+]
+
+
+@pytest.mark.parametrize(("started", "modified", "changed", "restart"), RESTARTS)
+def test_only_what_changed_restarts(started, modified, changed, restart):
+    observed = {"units": {UNIT: {"started": started}}, "paths": {CONFIG: {"exists": True, "modified": modified}}}
+    assert instances_to_restart(unit_paths(one(), LAYOUT), observed, changed) == restart
+
+
+def test_an_environment_is_named_by_what_goes_into_it():
+    name = environment_id("a==1\n    --hash=x\n", "cpu", "3.11", "x86_64")
+    assert name == environment_id("# made by a tool\na==1\n    --hash=x\n\n", "cpu", "3.11", "x86_64")
+    others = {
+        environment_id(*words)
+        for words in [("a==2", "cpu", "3.11", "x86_64"), ("a==1", "cpu", "3.12", "x86_64"), ("a==1", "cpu", "3.11", "arm64")]
+    }
+    assert len(others | {name}) == 4
+
+
+PYTHONS = [
+    ("3.11", "debian", "12", ""),
+    ("3.10", "debian", "12", 'python_version 3.10: gpu1 runs debian 12, whose packages have 3.11. Write python_version: "3.11".'),
+    ("3.11", "debian", "13", 'Write python_version: "3.13", or use a host with debian 12.'),
+    ("3.11", "arch", "", "which this role does not know"),
+]
+
+
+@pytest.mark.parametrize(("version", "name", "release", "words"), PYTHONS)
+def test_a_python_that_the_distribution_lacks_is_refused(version, name, release, words):
+    found = python_problems(version, "gpu1", {"name": name, "version": release})
+    assert words in "".join(str(refused) for refused in found)
+    assert bool(found) == bool(words)
+
+
+def test_a_misspelt_variable_is_found_and_a_teams_own_is_not():
+    (found,) = misspelt(["vllm_instnaces", "vllm_dashboard", "vllm_track", "__vllm_probe"], ["vllm_instances", "vllm_track"])
+    assert str(found) == "vllm_instnaces: is read by no role. Did you mean vllm_instances?"
+
+
+def test_a_key_is_made_once_and_for_its_owner_only(tmp_path):
+    path = str(tmp_path / "secrets/key")
+    assert read_or_make(path, make=False) == PLACEHOLDER
+    assert not os.path.exists(path)
+    key = read_or_make(path)
+    assert len(key) >= 43
+    assert read_or_make(path) == key
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert os.stat(tmp_path / "secrets").st_mode & 0o777 == 0o700
+    assert os.listdir(tmp_path / "secrets") == ["key"]
+
+
+KEYS = [
+    ("x" * 20, 0o644, "can be read by others (mode 0644). Run: chmod 600"),
+    ("two words here and more", 0o600, "does not hold one word"),
+    ("", 0o600, "does not hold one word"),
+    ("short", 0o600, "at least 16"),
+    ("$ANSIBLE_VAULT;1.1;AES256\n6162", 0o600, "is encrypted by ansible-vault"),
+]
+
+
+@pytest.mark.parametrize(("text", "mode", "words"), KEYS)
+def test_a_bad_key_file_is_refused_without_showing_it(tmp_path, text, mode, words):
+    path = tmp_path / "key"
+    path.write_text(text)
+    path.chmod(mode)
+    with pytest.raises(Refused) as caught:
+        read_or_make(str(path))
+    assert words in str(caught.value)
+    assert not text or text not in str(caught.value)
+
+
+def test_addresses_of_the_kernel_are_read():
+    assert decode_address("0100007F") == "127.0.0.1"
+    assert decode_address("00000000000000000000000001000000") == "::1"
