@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import cgroups, fleet, host, inherit, settings
 from .proc import STOP, LabError, missing_packages
-from .state import SUITES, Bind, Host, Lab
+from .state import OVERLAY_PATH, SUITES, Bind, Host, Lab
 
 NAME = re.compile("[a-z]([a-z0-9-]{0,29}[a-z0-9])?")
 
@@ -87,6 +87,9 @@ def _wanted(word: str, arguments: argparse.Namespace) -> fleet.Wanted:
         raise LabError(f"{name}: there is no suite '{suite}'; use one of {', '.join(SUITES)}")
     binds = [_bind(word, False) for word in arguments.bind] + [_bind(word, True) for word in arguments.bind_rw]
     layers = [str(_existing(word)) for word in arguments.layer]
+    for layer in layers:
+        if not OVERLAY_PATH.fullmatch(layer):
+            raise LabError(f"{layer} can't be a layer; use a path of letters, digits and . _ - + @ ~")
     return fleet.Wanted(name, suite or arguments.suite, tuple(binds), tuple(layers))
 
 
@@ -145,7 +148,7 @@ def _exec(arguments: argparse.Namespace) -> None:
     if pid is None:
         raise LabError(f"{known.name} is not up; 'up {known.name}:{known.suite}' makes it anew")
     command = host.inside(pid, arguments.command)
-    os.execvp(command[0], command)  # noqa: S606 - takes this process's place, so that signals reach the command
+    os.execvp(command[0], command)  # noqa: S606 - no shell: its words reach the host as they are
 
 
 def _inventory(arguments: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from .proc import LabError, attempt, output, pause, run
 from .state import Bind, Host, Lab
 
 BOOT_SECONDS = 60
+NSPAWN = Path("/run/systemd/nspawn")  # where systemd-nspawn leaves things when it is killed
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -60,7 +61,7 @@ def make(lab: Lab, host: Host, image: Path, files: Mapping[str, str]) -> Host:
         run(["mount", "-t", "overlay", lab.unit(host.name), "-o", options, root])
     except LabError as error:
         raise LabError(
-            f"{error}; hosts need a file system that overlays can be written to: set XDG_CACHE_HOME to a folder on ext4, xfs or btrfs"
+            f"{error}; hosts need the right to mount, and a cache folder on ext4, xfs or btrfs: XDG_CACHE_HOME names another"
         ) from error
     place(root, "/etc/hostname", f"{host.name}\n")
     place(root, "/etc/machine-id", secrets.token_hex(16) + "\n")
@@ -134,7 +135,7 @@ def _state(groups: list[Path]) -> str:
         return "orphaned"
     if os.geteuid():
         return "up"  # only root may look inside
-    return output(["nsenter", "-t", str(pid), "-a", "systemctl", "is-system-running"]).strip() or "starting"
+    return output(inside(pid, ["systemctl", "is-system-running"])).strip() or "starting"
 
 
 def leader(lab: Lab, name: str) -> int | None:
@@ -150,11 +151,14 @@ def _leader(groups: list[Path]) -> int | None:
     return None
 
 
-def inside(pid: int, command: list[str]) -> list[str]:
+def inside(pid: int, command: Sequence[str]) -> list[str]:
     """The command line that runs a command in a host as root, with a clean environment."""
     variables = ENVIRONMENT | {"TERM": os.environ.get("TERM", "dumb")}
     settings = [f"{name}={value}" for name, value in variables.items()]
-    return ["nsenter", "-t", str(pid), "-a", "env", "-i", "-C", "/root", *settings, *command]
+    # A host that goes down stops all its processes, then ends them. nsenter's own child would be one of them, and nsenter
+    # would stop with it, for good; the end of the host would wait for it. A shell between them isn't stopped, and waits.
+    waiter = ["sh", "-c", '"$@"; exit $?', "lab-exec"]
+    return ["nsenter", "-t", str(pid), "-a", "--no-fork", "env", "-i", "-C", "/root", *settings, *waiter, *command]
 
 
 def destroy(lab: Lab, name: str) -> None:
@@ -164,10 +168,15 @@ def destroy(lab: Lab, name: str) -> None:
     with contextlib.suppress(LabError):
         # at once: with its namespace alone, the link would go some time later
         attempt(["ip", "link", "del", network.link_of(lab, lab.read(name))])
-    for mounted in mounts_below(folder):
-        if not attempt(["umount", mounted]):
-            run(["umount", "--lazy", mounted])
-    for leftover in Path("/run/systemd/nspawn").glob(f"*/*{unit}*"):
+    leftovers = list(NSPAWN.glob(f"*/{unit}"))
+    with contextlib.suppress(FileNotFoundError):
+        seen = (folder / "root").stat()
+        leftovers += NSPAWN.glob(f"locks/inode-{seen.st_dev}:{seen.st_ino}")
+    for holder in (folder, *leftovers):
+        for mounted in mounts_below(holder):
+            if not attempt(["umount", mounted]):
+                run(["umount", "--lazy", mounted])
+    for leftover in leftovers:
         leftover.rmdir() if leftover.is_dir() else leftover.unlink()
     if folder.exists():
         shutil.rmtree(folder)

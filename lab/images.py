@@ -31,17 +31,15 @@ MASKED = (
     "apt-daily-upgrade.timer",
 )
 
-# Runs in the finished root ($1). Each host makes an identity of its own.
+# Runs in the finished root ($1), with the units to mask. Each host makes an identity of its own.
 FINISH = r"""
 set -eu
 cd "$1"
+chroot . update-ca-certificates >/dev/null
 rm -f etc/ssh/ssh_host_* etc/hostname etc/resolv.conf var/lib/dbus/machine-id var/cache/apt/*.bin
 : >etc/machine-id
-printf 'Acquire::Languages "none";\nAPT::Install-Recommends "false";\n' >etc/apt/apt.conf.d/90lab
-printf 'force-unsafe-io\n' >etc/dpkg/dpkg.cfg.d/lab
-shift_root=$1; shift
+shift
 for unit; do ln -sf /dev/null "etc/systemd/system/$unit"; done
-chroot "$shift_root" update-ca-certificates >/dev/null
 # No list was fetched yet. Ansible's cache_valid_time goes by this folder's age, so it must be old.
 touch -d @0 var/lib/apt/lists
 """
@@ -55,7 +53,7 @@ def ensure(lab: Lab, suite: str, operator: Operator) -> Path:
     image = lab.images / name
     if image.exists():
         return image
-    with locked(lab.locks / f"{name}.lock", f"another run builds the {suite} root") as lock:
+    with locked(lab.locks / f"{name}.lock", f"the {suite} root is being built") as lock:
         if not image.exists():
             _build(image, suite, sources, operator, lock)
     return image
@@ -80,13 +78,13 @@ def _build(image: Path, suite: str, sources: list[str], operator: Operator, lock
     inputs.mkdir()
     say("building it, once; this takes one to two minutes")
     try:
-        (inputs / "apt.conf").write_text(operator.apt_conf)
-        hooks = [f'--customize-hook=cp {inputs}/apt.conf "$1/etc/apt/apt.conf.d/95operator"']
+        hooks = []
         for number, certificate in enumerate(operator.certificates):
             (inputs / f"operator-{number}.crt").write_text(certificate)
         if operator.certificates:
             hooks.append(f'--customize-hook=cp {inputs}/*.crt "$1/usr/local/share/ca-certificates/"')
-        options = [f"--aptopt={line.rstrip(';')}" for line in operator.apt_conf.splitlines()]
+        # mmdebstrap keeps these in the root, so they hold for apt in the hosts, too
+        options = [f"--aptopt={line.rstrip(';')}" for line in ['Acquire::Languages "none";', *operator.apt_conf.splitlines()]]
         code = run_long(
             [
                 "env",
@@ -100,7 +98,6 @@ def _build(image: Path, suite: str, sources: list[str], operator: Operator, lock
                 "--variant=apt",
                 f"--include={PACKAGES}",
                 "--dpkgopt=force-unsafe-io",
-                '--aptopt=APT::Install-Recommends "false"',
                 *options,
                 *hooks,
                 suite,

@@ -120,7 +120,9 @@ def _bridges() -> list[str]:
 def _free_subnet(lab: Lab) -> ipaddress.IPv4Network:
     """A /24 that no interface or route of this machine touches; the search starts where the lab's identity says."""
     routes = json.loads(run(["ip", "-json", "-4", "route", "show", "table", "all"]))
-    used = [ipaddress.IPv4Network(route["dst"], strict=False) for route in routes if route["dst"] != "default"]
+    named = [ipaddress.IPv4Network(route["dst"], strict=False) for route in routes if route["dst"] != "default"]
+    # what is wider than the range is a way to everywhere, as the two halves of a default route are that a VPN sets
+    used = [network for network in named if network.prefixlen >= RANGE.prefixlen]
     subnets = list(RANGE.subnets(new_prefix=24))
     start = int(hashlib.sha256(lab.id.encode()).hexdigest(), 16) % len(subnets)
     for subnet in subnets[start:] + subnets[:start]:

@@ -27,6 +27,7 @@ from .proc import LabError, pause
 
 SUITES = ("bookworm", "trixie")
 CHECKOUT = Path(__file__).resolve().parent.parent
+OVERLAY_PATH = re.compile("[A-Za-z0-9_./+@~-]+")  # what needs no escaping for mount, ssh or a shell
 MACHINE_STATE = Path("/run/ownmetal-lab")  # what the labs of a machine share; gone with the last of them
 
 
@@ -69,10 +70,11 @@ def invoking_user() -> pwd.struct_passwd:
 
 
 def lab_id() -> str:
-    """LAB_ID, or a digest of the checkout and its user: two checkouts, and two users of one, have labs of their own."""
+    """LAB_ID, or a digest of the checkout, its user and LAB_NAME: each of them has labs of its own."""
     given = os.environ.get("LAB_ID")
     if given is None:
-        return hashlib.sha256(f"{invoking_user().pw_uid} {CHECKOUT}".encode()).hexdigest()[:8]
+        name = os.environ.get("LAB_NAME", "")
+        return hashlib.sha256(f"{invoking_user().pw_uid} {CHECKOUT} {name}".encode()).hexdigest()[:8]
     if not re.fullmatch("[a-z0-9]{1,8}", given):
         # an interface name holds 15 characters, of which the lab's identity may take 8
         raise LabError(f"LAB_ID '{given}' cannot name a lab; use 1 to 8 of the characters a-z and 0-9")
@@ -91,7 +93,8 @@ class Lab:
         """The lab of this checkout and user."""
         given = os.environ.get("XDG_CACHE_HOME")
         root = Path(given) if given else Path(invoking_user().pw_dir) / ".cache"
-        return cls(lab_id(), root / "ownmetal" / "lab")
+        # without links, as the kernel lists what is mounted in it
+        return cls(lab_id(), root.resolve() / "ownmetal" / "lab")
 
     @property
     def images(self) -> Path:
@@ -139,7 +142,7 @@ class Lab:
     def make_folders(self) -> None:
         """Makes the cache's folders; those above the lab belong to the person who asked."""
         user = invoking_user()
-        if not re.fullmatch("[A-Za-z0-9_./+@~-]+", str(self.cache)):
+        if not OVERLAY_PATH.fullmatch(str(self.cache)):
             raise LabError(f"the lab can't work in {self.cache}; set XDG_CACHE_HOME to a path of letters, digits and . _ - + @ ~")
         for folder in (*reversed(self.cache.parents), self.cache):
             if not folder.exists():
@@ -149,8 +152,12 @@ class Lab:
             folder.mkdir(parents=True, exist_ok=True)
 
     def hosts(self) -> list[Host]:
-        """The records of this lab, by name."""
-        return [self.read(name) for name in self.names()]
+        """The records of this lab, by name; without those that went just now or can't be read."""
+        found = []
+        for name in self.names():
+            with contextlib.suppress(LabError):
+                found.append(self.read(name))
+        return found
 
     def names(self) -> list[str]:
         """The names of the hosts that have a record."""
@@ -164,11 +171,13 @@ class Lab:
         """The record of one host; LabError where there is none."""
         try:
             record = json.loads((self.folder / f"{name}.json").read_text())
+            binds = tuple(Bind(**bind) for bind in record["binds"])
+            return Host(**record | {"binds": binds, "layers": tuple(record["layers"])})
         except FileNotFoundError:
             known = ", ".join(self.names()) or "none"
             raise LabError(f"{name}: this lab has no such host (it has: {known})") from None
-        binds = tuple(Bind(**bind) for bind in record["binds"])
-        return Host(**record | {"binds": binds, "layers": tuple(record["layers"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise LabError(f"{name}: its record is of another version of the lab; 'down {name}' removes the host") from error
 
     def write(self, host: Host) -> None:
         """Writes a record whole, and the list of host keys with it; the caller holds the lab's lock."""

@@ -36,6 +36,7 @@ PARTS = (
             "mypy plugins/module_utils lab tools tests/run.py",
             "yamllint --strict .",
             "ansible-lint --offline",
+            "antsibull-changelog lint",
         ),
     ),
     Part("unit", 1, "the core's tables and the documentation", ("python -m pytest",)),

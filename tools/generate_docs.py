@@ -23,7 +23,7 @@ MARKUP = (
 
 def prose(text: str | list[str]) -> str:
     """Turn a description with Ansible's semantic markup into one line of Markdown."""
-    line = " ".join(" ".join(text.split()) if isinstance(text, str) else " ".join(part.split()) for part in ([text] if isinstance(text, str) else text))
+    line = " ".join(" ".join(part.split()) for part in ([text] if isinstance(text, str) else text))
     for pattern, replacement in MARKUP:
         line = pattern.sub(replacement, line)
     return line.replace("|", "\\|")
@@ -41,9 +41,9 @@ def default(option: dict[str, Any]) -> str:
 def table(options: dict[str, Any], first: str) -> list[str]:
     """Return the rows of one table of options."""
     rows = [f"| {first} | type | default | what it controls |", "|---|---|---|---|"]
-    return rows + [
-        f"| `{name}` | {option.get('type', 'str')} | {default(option)} | {prose(option['description'])} |" for name, option in options.items()
-    ]
+    for name, option in options.items():
+        rows.append(f"| `{name}` | {option.get('type', 'str')} | {default(option)} | {prose(option['description'])} |")
+    return rows
 
 
 def variables(role: str) -> str:

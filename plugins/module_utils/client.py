@@ -14,7 +14,7 @@ import socket
 import ssl
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Optional
 from urllib.parse import urlsplit
@@ -212,9 +212,10 @@ class Client:
             payload = json.dumps(body).encode()
         start = time.monotonic()
         what = f"{method} {self._url(path)}"
-        with self._translated(what), closing(self._connection()) as connection:
+        with self._translated(what), ExitStack() as stack:
+            connection = stack.enter_context(closing(self._connection()))
             connection.request(method, path, payload, headers)
-            response = connection.getresponse()
+            response = stack.enter_context(connection.getresponse())  # it owns the socket: leaving must close it
             if not 200 <= response.status < 300:
                 text = b"".join(self._reads(response, start)).decode("utf-8", "replace")
                 raise HttpStatus(what, response.status, self._excerpt(text))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,8 +73,7 @@ def explain(unit: str) -> Refused:
     journal = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
     found = re.search(r"@(.+)\.service", unit)
     instance = found.group(1) if found else unit
-    diagnosis = diagnose_journal(journal, instance)
+    diagnosis = diagnose_journal(journal, instance, socket.gethostname())
     last = "\n".join(f"    {line}" for line in journal.splitlines()[-SHOWN_LINES:])
-    return Refused(
-        f"vllm_instances {instance}", f"did not start: {diagnosis.cause}", f"Next: {diagnosis.next_command}\n  Its last lines:\n{last}"
-    )
+    why, instead = f"did not start: {diagnosis.cause}.", f"Next: {diagnosis.next_command}.\n  Its last lines:\n{last}"
+    return Refused(f"vllm_instances {instance}", why, instead)

@@ -46,7 +46,6 @@ done:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.units import bring_up, states, work
 

@@ -28,8 +28,7 @@ def recorded(name: str) -> dict[str, Any]:
 def sse(name: str) -> list[bytes]:
     """Return the events of a recorded stream, as they were on the wire."""
     return [
-        (f"event: {event}\n" if event else "").encode()
-        + f"data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode()
+        (f"event: {event}\n" if event else "").encode() + f"data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode()
         for event, data, _ in recorded(name)["events"]
     ]
 

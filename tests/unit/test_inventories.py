@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import catalogue
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOW = """
@@ -14,12 +13,14 @@ SHOW = """
   gather_facts: false
   tasks:
     - ansible.builtin.copy:
-        content: "{{ {'instances': hostvars | ownmetal.codex.catalogue(groups['gpu_servers']), 'users': codex_users | map(attribute='name')} | to_json }}"
+        content: "{{ {'instances': instances, 'users': codex_users | map(attribute='name')} | to_json }}"
         dest: "{{ out }}"
         mode: "0600"
       delegate_to: localhost
       connection: local
       run_once: true
+      vars:
+        instances: "{{ hostvars | ownmetal.codex.catalogue(groups['gpu_servers']) }}"
 """
 
 INVENTORIES = [

@@ -128,9 +128,9 @@ def test_uv_environment_says_what_uv_toml_says() -> None:
     ("places", "expected"),
     [
         (["https://a.example/simple", ""], []),
-        (["/opt/wheels", "file:///opt/wheels"], ["/opt/wheels"]),
-        (["file:///opt/pypi/simple", "file:///opt/pypi/simple/"], ["/opt/pypi"]),
-        (["file:///opt/with%20space"], ["/opt/with space"]),
+        (["/srv/wheels", "file:///srv/wheels"], ["/srv/wheels"]),
+        (["file:///srv/index/simple", "file:///srv/index/simple/"], ["/srv/index"]),
+        (["file:///srv/with%20space"], ["/srv/with space"]),
     ],
 )
 def test_local_folders(places: list[str], expected: list[str]) -> None:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import pwd
 import stat
 
 import pytest
@@ -155,8 +156,6 @@ def test_a_wrong_entry_is_refused(entry, words):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 def test_a_link_in_a_home_leads_root_nowhere(tmp_path, monkeypatch):
     """A user's config file that is a link to a file of root's must not let root write there."""
-    import pwd
-
     home = tmp_path / "home"
     home.mkdir()
     nobody = pwd.getpwnam("nobody")
