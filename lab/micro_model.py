@@ -75,18 +75,6 @@ REASON, NO_REASON = "<|reason|>", "<|no_reason|>"  # after the mode token: how t
 THINK, THINK_END, CALL, CALL_END = "<think>", "</think>", "<tool_call>", "</tool_call>"
 MARKS = (THINK, THINK_END, CALL, CALL_END)  # visible text, but one token each, as in the models that use them
 
-FILES_OWN = frozenset(
-    (
-        "README.md",
-        "chat_template.jinja",
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    )
-)
-
 
 # ---- what it can do -------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
@@ -361,29 +349,16 @@ def tokenizer(vocabulary: Vocabulary) -> dict[str, Any]:
     """Return tokenizer.json: byte-level, without merges, so a prompt's own text becomes single bytes."""
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = [{"id": number, "content": token, **flags, "special": token not in MARKS} for token, number in vocabulary.added.items()]
+    model: dict[str, Any] = {"type": "BPE", "unk_token": None, "byte_fallback": False, "vocab": vocabulary.base, "merges": []}
     return {
         "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": number, "content": token, **flags, "special": token not in MARKS} for token, number in vocabulary.added.items()
-        ],
+        "added_tokens": added,
         "normalizer": None,
         "pre_tokenizer": byte_level,
         "post_processor": None,
         "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": vocabulary.base,
-            "merges": [],
-        },
+        "model": model,
     }
 
 
@@ -392,7 +367,8 @@ def build_files(heads: int = 1, layers: int = 1) -> dict[str, bytes]:
     chains, thought = build_chains()
     vocabulary = build_vocabulary(chains, thought)
     weights = build_weights(chains, thought, vocabulary, heads, layers)
-    ends = {"bos_token_id": vocabulary.ids[BOS], "eos_token_id": vocabulary.ids[EOS], "pad_token_id": vocabulary.ids[EOS]}
+    end, begin = vocabulary.ids[EOS], vocabulary.ids[BOS]
+    ends = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": end}
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -445,7 +421,7 @@ def write(out: Path, heads: int = 1, layers: int = 1) -> bool:
     """
     files = build_files(heads, layers)
     present = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    foreign = ["itself, which is no directory"] if out.exists() and not out.is_dir() else sorted(present - FILES_OWN)
+    foreign = ["itself, which is no directory"] if out.exists() and not out.is_dir() else sorted(present - set(files))
     if foreign:
         raise FileExistsError(f"{out} holds {foreign[0]}: name a new directory, or remove it first")
     if present == set(files) and all((out / name).read_bytes() == content for name, content in files.items()):

@@ -28,9 +28,20 @@ def serving(instances: Sequence[Mapping[str, Any]], model: str) -> Optional[Mapp
     return core.serving(instances, model)
 
 
-def files(users: Sequence[Mapping[str, Any]], provider: str, api_key: Optional[str], program: str) -> list[dict[str, Any]]:
-    """Return the tree's entries for all users."""
-    return [entry for user in users for entry in core.user_files(user["name"], provider, api_key, program)]
+def merged_paths(users: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the paths by which one sees for whom something was merged already."""
+    return [core.merged_path(user["name"]) for user in users]
+
+
+def files(
+    users: Sequence[Mapping[str, Any]], provider: str, api_key: Optional[str], program: str, seen: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the tree's entries for all users; ``seen`` is what was observed of the merged paths, or nothing yet."""
+    entries = []
+    for user in users:
+        first = not seen.get(core.merged_path(user["name"]), {}).get("exists", False)
+        entries += core.user_files(user["name"], provider, api_key, program, first)
+    return entries
 
 
 def absent_files(users: Sequence[Mapping[str, Any]], provider: str, merged: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -55,6 +66,7 @@ class FilterModule:
             "codex_problems": problems,
             "codex_host_problems": host_problems,
             "codex_serving": serving,
+            "codex_merged_paths": merged_paths,
             "codex_files": files,
             "absent_codex_files": absent_files,
             "to_toml": to_toml,

@@ -28,11 +28,13 @@ from .tree import acting_as
 
 CHECKS = ("codex_version", "codex_config", "codex_turn", "codex_tool_call", "codex_effect")
 PROMPT = "Run one shell command that creates the file hello.txt here with the content hi. Do nothing else."
+# not /tmp, below which Codex does not make the helper programs that its sandbox uses
+SCRATCH = "/var/tmp"  # noqa: S108 - what is made in it has a random name and mode 0700
 EXCERPT = 300  # characters of a line that a verdict shows
 EVENTS = 12  # how many of the last events are shown
 
 # What Codex keeps for itself in its home: a run of ours neither reads nor writes it.
-STATE = {"installation_id", "log", "tmp", "sessions", "archived_sessions", "shell_snapshots", "history.jsonl"}
+STATE = {"installation_id", "log", "tmp", "sessions", "archived_sessions", "shell_snapshots", "history.jsonl", ".tmp"}
 STATE_ENDINGS = (".sqlite", ".sqlite-shm", ".sqlite-wal")
 
 # One try is enough to know. Codex 0.169 waits for the network without end when it may reconnect unboundedly.
@@ -154,8 +156,7 @@ def _scratch(options: Options) -> Iterator[_Session]:
     if os.geteuid() not in (0, record.pw_uid):
         raise Refused(f"user {user}", "only root can run Codex as another user.", "Add become: true.")
     with acting_as(user):
-        # not in /tmp, below which Codex does not make the helper programs that its sandbox uses
-        directory = tempfile.mkdtemp(prefix="ownmetal-codex-", dir="/var/tmp")
+        directory = tempfile.mkdtemp(prefix="ownmetal-codex-", dir=SCRATCH)
     try:
         yield _Session(options, record, directory)
     finally:

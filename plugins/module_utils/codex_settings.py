@@ -30,7 +30,9 @@ cd "${2%/*}" || exit 1
 for file in ../*; do [ -e "${file##*/}" ] || ln -s "$file" .; done
 said=$(CODEX_HOME=$PWD "$1" app-server --strict-config --print-startup-config 2>/dev/null) && exit 0
 code=$?
-echo "$said" | sed 's/.*"message":"failed to load configuration: //; s/"}}$//; s/[^ ]*\.ownmetal-[^/]*\///'
+[ $code -ne 127 ] || said="there is no $1"
+echo "$said" | sed 's/.*"message":"failed to load configuration: /the strict validator of Codex says: /
+s/"}}$//; s/[^ ]*\.ownmetal-[^/]*\///'
 exit $code
 """.strip()
 
@@ -129,22 +131,30 @@ def serving(instances: Sequence[Mapping[str, Any]], model: str) -> Optional[Mapp
     return next((one for one in instances if model in one["served_model_name"]), None)
 
 
-def user_files(user: str, provider: str, api_key: Optional[str], program: str) -> list[dict[str, Any]]:
-    """Return the tree's entries for one user; ``program`` judges the configuration. Without a key its file goes."""
+def merged_path(user: str) -> str:
+    """Return where a user's MERGED is."""
+    return f"~{user}/{HOME}/{MERGED}"
+
+
+def user_files(user: str, provider: str, api_key: Optional[str], program: str, first: bool) -> list[dict[str, Any]]:
+    """Return the tree's entries for one user; ``program`` judges the configuration. Without a key its file goes.
+
+    ``first``: nothing was merged for this user before, so a file that is there is the user's own, and is kept aside.
+    """
     home = f"~{user}/{HOME}"
     key = f"{home}/{key_file(provider)}"
     template = {"template": "home/.codex/config.toml.j2", "mode": "0600"}
     return [
         {"dest": home, "state": "directory", "mode": "0700"},
-        {"dest": key, "content": f"{api_key}\n", "mode": "0600", "secret": True} if api_key else {"dest": key, "state": "absent"},
+        {"dest": key, "secret": True, **({"content": f"{api_key}\n", "mode": "0600"} if api_key else {"state": "absent"})},
         {
             **template,
             "dest": f"{home}/config.toml",
             "merge": "toml",
-            "original": f"{home}/{BEFORE}",
+            **({"original": f"{home}/{BEFORE}"} if first else {}),
             "validate": ["/bin/sh", "-c", VALIDATE, "sh", program, "%s"],
         },
-        {**template, "dest": f"{home}/{MERGED}"},
+        {**template, "dest": merged_path(user)},
     ]
 
 
@@ -154,6 +164,6 @@ def absent_user_files(user: str, provider: str, merged: Optional[str]) -> list[d
     config = {"dest": f"{home}/config.toml", "state": "absent", "merge": "toml", "content": merged, "original": f"{home}/{BEFORE}"}
     return [
         *([config] if merged else []),
-        {"dest": f"{home}/{MERGED}", "state": "absent"},
-        {"dest": f"{home}/{key_file(provider)}", "state": "absent"},
+        {"dest": merged_path(user), "state": "absent"},
+        {"dest": f"{home}/{key_file(provider)}", "state": "absent", "secret": True},
     ]

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tomlkit
-from tomlkit.exceptions import ConvertError, ParseError
+from tomlkit.exceptions import ConvertError, ParseError, TOMLKitError
 
 from .errors import Refused
 from .toml_layout import Layout, Path
@@ -106,13 +106,12 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     """Return the TOML text as plain data, or raise Refused with the line and column."""
     try:
         data: dict[str, Any] = tomlkit.parse(text[1:] if text.startswith(_BOM) else text).unwrap()
-    except ParseError as bad:
+    except TOMLKitError as bad:
         what = str(bad).split(" at line ")[0].rstrip(".")
+        place = f"line {bad.line}, column {bad.col + 1} is" if isinstance(bad, ParseError) else "it is"
         raise Refused(
-            where,
-            f"line {bad.line}, column {bad.col + 1} is not valid TOML ({what}). The file was left untouched.",
-            "Mend that line, or move the file away, and run this again.",
-        ) from bad
+            where, f"{place} not valid TOML ({what}). The file was left untouched.", "Mend it, or move it away, and run this again."
+        ) from None
     return data
 
 

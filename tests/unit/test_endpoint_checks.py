@@ -1,4 +1,4 @@
-"""The endpoint checks: wire formats and judges on recorded answers of the real vLLM, and every injected fault."""
+"""The endpoint checks as a whole: a server that is well, every injected fault, TLS, and the module."""
 
 from __future__ import annotations
 
@@ -13,235 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.ownmetal.codex.plugins.module_utils import answers, client, endpoint_checks
-from ansible_collections.ownmetal.codex.plugins.module_utils.answers import Answer, Call
-from ansible_collections.ownmetal.codex.plugins.module_utils.check import CheckFailed
-from ansible_collections.ownmetal.codex.plugins.module_utils.diagnoses import Where
-from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
+from ansible_collections.ownmetal.codex.plugins.module_utils import client, endpoint_checks
 
-from tests.unit.replay_server import ANSWERS, KEY, Fault, Handler, closed_port, recorded, serving, sse
-
-WHERE = Where("http://server1:8001/v1", "server1", "micro", "micro", "server1")
-HELLO = "Hello from the micro model, a test fixture. No tool was needed."
-THOUGHT = "\nThe last speaker and the offered tools decide what comes next.\n"
-PARIS = '{"city": "Paris", "unit": "celsius"}'
-
-
-# ---- the base URL ---------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("text", "parsed"),
-    [
-        ("http://server1:8001/v1", "http://server1:8001/v1"),
-        ("http://server1:8001/v1/", "http://server1:8001/v1"),
-        ("https://llm.example.com/v1", "https://llm.example.com:443/v1"),
-        ("http://[::1]:8001/v1", "http://[::1]:8001/v1"),
-        ("https://llm.example.com/team-a/v1", "https://llm.example.com:443/team-a/v1"),
-    ],
-)
-def test_base_url(text: str, parsed: str) -> None:
-    assert str(client.BaseUrl.parse(text)) == parsed
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("server1:8001/v1", "does not start with http"),
-        ("ftp://server1/v1", "does not start with http"),
-        ("http://server1:8001", "does not end in /v1"),
-        ("http://server1:8001/v1/chat/completions", "does not end in /v1"),
-        ("http://server1:8001/v1?key=x", "does not end in /v1"),
-        ("http://server1:port/v1", "no valid port"),
-        ("http:///v1", "names no host"),
-        (f"http://user:{KEY}@server1/v1", "holds a user name or a key"),
-        ("", "does not start with http"),
-    ],
-)
-def test_base_url_refused(text: str, why: str) -> None:
-    with pytest.raises(Refused, match=why) as refused:
-        client.BaseUrl.parse(text)
-    assert "http://server1:8001/v1" in refused.value.instead
-    assert KEY not in str(refused.value)
-
-
-@pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel"])
-def test_key_that_no_header_can_hold_is_refused_unseen(key: str) -> None:
-    with pytest.raises(Refused) as refused:
-        client.Client(client.BaseUrl.parse("http://server1/v1"), key)
-    assert key not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("lines", "events"),
-    [
-        (["data: a", ""], [("", "a")]),
-        (["event: x", "data: a", "data: b", ""], [("x", "a\nb")]),
-        (["data:a", "", "data: b", ""], [("", "a"), ("", "b")]),
-        ([": a comment", "", "id: 7", "retry: 9", "data: a", ""], [("", "a")]),
-        (["event: lonely", "", "data: a", ""], [("", "a")]),
-        (["data", ""], [("", "")]),
-        (["data: never ended"], []),
-        ([], []),
-    ],
-)
-def test_parse_sse(lines: list[str], events: list[tuple[str, str]]) -> None:
-    assert list(client.parse_sse(lines)) == events
-
-
-# ---- recorded answers -----------------------------------------------------------------------------------------------
-def read(name: str) -> Answer:
-    """Return a recorded answer as the core reads it."""
-    data = recorded(name)
-    api = endpoint_checks.APIS[data["api"]]
-    if "body" in data:
-        return api.read(data["body"])
-    events = [client.Event(event, text if isinstance(text, str) else json.dumps(text), at) for event, text, at in data["events"]]
-    return api.read_stream(events)
-
-
-BOTH = ["chat", "responses"]
-# recorded answer -> text, reasoning, [(name, arguments)], finish
-READ: dict[str, tuple[str, str, list[tuple[str, str]], str]] = {
-    "text": (HELLO, "", [], "stop"),
-    "limit": (" one two three four five six seven", "", [], "length"),
-    "call": ("", "", [("get_weather", PARIS)], "tool_calls"),
-    "stream_text": (HELLO, "", [], "stop"),
-    "stream_limit": (" one two three four five six seven", "", [], "length"),
-    "stream_call": ("", "", [("get_weather", PARIS)], "tool_calls"),
-    "stream_two_calls": (
-        "",
-        "",
-        [
-            ("shell", '{"command": ["bash", "-lc", "printf hi > hello.txt"]}'),
-            ("shell", '{"command": ["bash", "-lc", "printf ho > second.txt"]}'),
-        ],
-        "tool_calls",
-    ),
-    "stream_reasoning_text": (HELLO, THOUGHT, [], "stop"),
-    "stream_reasoning_call": ("", THOUGHT, [("shell", '{"command": ["bash", "-lc", "printf hi > hello.txt"]}')], "tool_calls"),
-    "swallowed_text": ("", HELLO, [], "stop"),
-}
-
-
-@pytest.mark.parametrize("api", BOTH)
-@pytest.mark.parametrize("name", READ)
-def test_recorded_answer_is_read(api: str, name: str) -> None:
-    answer = read(f"{api}_{name}")
-    calls = [(call.name, call.arguments) for call in answer.calls]
-    assert (answer.text, answer.reasoning, calls, answer.finish) == READ[name]
-    assert answer.complete
-    assert all(call.id for call in answer.calls)
-    if "stream" in name:
-        assert answer.chunks > 1
-        assert 0 < answer.opened <= answer.first <= answer.last
-
-
-def judge_call(answer: Answer) -> None:
-    endpoint_checks.judge_tool_call(answer, WHERE)
-
-
-def judge_text(answer: Answer) -> None:
-    endpoint_checks.judge_text(answer, WHERE)
-
-
-def judge_reasoning(answer: Answer) -> None:
-    endpoint_checks.judge_reasoning(answer, WHERE)
-
-
-Judge = Callable[[Answer], None]
-# recorded answer, judge, words of the cause ("" where the judge must be content)
-JUDGED: list[tuple[str, Judge, str]] = [
-    ("text", judge_text, ""),
-    ("stream_text", judge_text, ""),
-    ("stream_reasoning_text", judge_text, ""),
-    ("stream_reasoning_text", judge_reasoning, ""),
-    ("stream_call", judge_call, ""),
-    ("call", judge_call, ""),
-    ("text", judge_reasoning, "did not reason"),
-    ("limit", judge_text, "cut at 2048 tokens"),
-    ("stream_limit", judge_call, "cut at 2048 tokens"),
-    ("stream_text", judge_call, "answered in words"),
-    ("stream_two_calls", judge_call, "only get_weather was offered"),
-    ("bare_reasoning", judge_text, "no reasoning parser"),
-    ("bare_reasoning", judge_reasoning, "no reasoning parser"),
-    ("wrong_tool_parser", judge_call, "format of the parser hermes"),
-    ("wrong_tool_parser", judge_text, "format of the parser hermes"),
-    ("swallowed_call", judge_call, "swallowed the tool call"),
-    ("swallowed_text", judge_text, "takes the whole answer for reasoning"),
-]
-
-
-def verdict(judge: Judge, answer: Answer) -> str:
-    """Return the cause that a judge finds, or ""."""
-    try:
-        judge(answer)
-    except CheckFailed as failure:
-        return failure.cause
-    return ""
-
-
-@pytest.mark.parametrize("api", BOTH)
-@pytest.mark.parametrize(("name", "judge", "cause"), JUDGED, ids=[f"{row[0]}-{row[1].__name__}" for row in JUDGED])
-def test_recorded_answer_is_judged(api: str, name: str, judge: Judge, cause: str) -> None:
-    found = verdict(judge, read(f"{api}_{name}"))
-    assert (cause in found) if cause else (found == "")
-
-
-def test_the_silent_failure_of_responses_is_caught() -> None:
-    """A server without automatic tool choice answers 200 with the raw call as a message."""
-    found = verdict(judge_call, read("responses_bare_call"))
-    assert "came as plain text" in found
-
-
-def test_every_recorded_answer_is_used() -> None:
-    names = {f"{api}_{name}" for api in BOTH for name in [*READ, *(row[0] for row in JUDGED)]}
-    assert {path.stem for path in ANSWERS.glob("*.json")} == names | {"responses_bare_call"}
-
-
-def call(arguments: str, name: str = "get_weather", call_id: str = "1") -> Answer:
-    return Answer(calls=[Call(call_id, name, arguments)], finish="tool_calls")
-
-
-@pytest.mark.parametrize(
-    ("answer", "judge", "cause"),
-    [
-        (call(PARIS), judge_call, ""),
-        (call('{"unit": "celsius", "city": "Paris, France"}'), judge_call, ""),
-        (call('{"city": "Paris", "unit": "celsius"'), judge_call, "no JSON"),
-        (call(""), judge_call, "no JSON"),
-        (call('["Paris"]'), judge_call, "no object"),
-        (call('{"city": "Paris"}'), judge_call, "unit is missing"),
-        (call('{"city": "Paris", "unit": "kelvin"}'), judge_call, "unit is 'kelvin', not celsius or fahrenheit"),
-        (call('{"city": 7, "unit": "celsius"}'), judge_call, "city is 7, not a string"),
-        (call('{"city": "Paris", "unit": "celsius", "day": "1"}'), judge_call, "no argument day"),
-        (call(PARIS, name=""), judge_call, "only get_weather"),
-        (call(PARIS, call_id=""), judge_call, "no id"),
-        (Answer(), judge_text, "said nothing"),
-        (Answer(), judge_call, "said nothing"),
-        (Answer(text="  \n"), judge_text, "said nothing"),
-        (Answer(text="Hi", finish="stop"), judge_text, ""),
-        (Answer(text="Hi", reasoning=" "), judge_reasoning, "did not reason"),
-        (Answer(text="[THINK]Hm[/THINK]Hi"), judge_text, "no reasoning parser"),
-    ],
-)
-def test_judge(answer: Answer, judge: Judge, cause: str) -> None:
-    found = verdict(judge, answer)
-    assert (cause in found) if cause else (found == "")
-
-
-@pytest.mark.parametrize(
-    ("answer", "api", "cause"),
-    [
-        (Answer(chunks=9, opened=0.1, first=0.1, last=0.9), answers.RESPONSES, ""),
-        (Answer(chunks=9, opened=0.1, first=0.1, last=0.1), answers.RESPONSES, ""),
-        (Answer(chunks=9, opened=5.0, first=5.0, last=5.1), answers.RESPONSES, "a proxy in between collects"),
-        (Answer(chunks=9, opened=5.0, first=5.0, last=5.1), answers.CHAT, ""),
-        (Answer(chunks=1, opened=0.1, first=0.1, last=0.1), answers.CHAT, "in one piece"),
-        (Answer(chunks=9, complete=False), answers.CHAT, "without its end mark"),
-    ],
-)
-def test_judge_stream(answer: Answer, api: Any, cause: str) -> None:
-    found = verdict(lambda seen: endpoint_checks.judge_stream(seen, api, WHERE), answer)
-    assert (cause in found) if cause else (found == "")
+from tests.unit.replay_server import KEY, Fault, Handler, closed_port, serving, sse
 
 
 # ---- a whole pass, and faults ---------------------------------------------------------------------------------------
@@ -451,17 +225,6 @@ def test_without_a_key_enforcement_does_not_apply() -> None:
     assert not_run == {"key_enforced"} | REASONING
 
 
-def test_unknown_host_name() -> None:
-    url = client.BaseUrl.parse("http://no-such-host.invalid:1/v1")
-    with pytest.raises(client.NameUnknown, match=r"no-such-host\.invalid has no address"):
-        client.Client(url).get("/models")
-
-
-def test_the_key_is_in_no_repr() -> None:
-    one = client.Client(client.BaseUrl.parse("http://server1/v1"), KEY)
-    assert KEY not in repr(one) + str(one)
-
-
 # ---- TLS ------------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
@@ -511,15 +274,6 @@ def test_http_to_a_tls_server(certificate: Callable[[str], Path]) -> None:
     with serving(tls=context) as port:
         found, _ = outcome(run(port))
     assert "speaks TLS and base_url says http" in found["health"]
-
-
-@pytest.mark.parametrize("content", [None, "no certificate"])
-def test_ca_file_refused(tmp_path: Path, content: str | None) -> None:
-    ca_file = tmp_path / "ca.pem"
-    if content:
-        ca_file.write_text(content)
-    with pytest.raises(Refused, match=str(ca_file)):
-        client.Client(client.BaseUrl.parse("https://server1/v1"), KEY, str(ca_file))
 
 
 # ---- the module -----------------------------------------------------------------------------------------------------

@@ -49,9 +49,11 @@ def test_the_collections_of_the_tools_are_those_of_requirements_yml():
         assert [int(part) for part in have.split(".")] >= [int(part) for part in floor.split(".")]
 
 
-def test_the_archive_needs_what_requirements_yml_names():
-    wanted = {row["name"]: row["version"] for row in load("requirements.yml")["collections"]}
-    assert load("galaxy.yml")["dependencies"] == wanted
+def test_the_archive_needs_ansible_core_alone():
+    """What is shipped names no module, filter or lookup of another collection."""
+    assert load("galaxy.yml")["dependencies"] == {}
+    shipped = [path.read_text() for folder in ("roles", "playbooks", "plugins") for path in (ROOT / folder).rglob("*.yml")]
+    assert re.findall(r"\b(?:ansible|community)\.(?!builtin)\w+\.\w+", "\n".join(shipped)) == []
 
 
 def test_a_collection_that_is_named_is_used():

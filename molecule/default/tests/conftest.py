@@ -48,13 +48,18 @@ def endpoint(base_url):
     os.environ["OWNMETAL_BASE_URL"], os.environ["OWNMETAL_KEY_FILE"] = base_url, str(KEY_FILE)
 
 
+def causes(said):
+    """The causes that a report names, one for each check that failed."""
+    return re.findall(r"\| cause: (.*?) \| next:", said)
+
+
 @pytest.fixture(scope="session")
 def playbook():
     """Run a playbook of the collection with extra variables; return exit code and output, ready to read."""
 
     def run(name, *options, **variables):
         command = ["ansible-playbook", f"playbooks/{name}.yml", "-i", str(INVENTORY), "-e", json.dumps(variables), *options]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_FORCE_COLOR": "0"})
         # Ansible wraps what it prints: a sentence is looked for whatever the line breaks
         return done.returncode, " ".join((done.stdout + done.stderr).split())
 

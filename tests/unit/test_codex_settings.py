@@ -1,0 +1,107 @@
+"""What roles/codex refuses before it looks at a host, and that its pins agree."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.ownmetal.codex.plugins.module_utils import codex_settings as settings
+
+ROLE = Path(__file__).resolve().parents[2] / "roles/codex"
+INSTANCE = {"name": "micro", "served_model_name": ["micro", "small"], "host": "10.0.0.1", "max_model_len": 32768, "server": "server1"}
+GOOD = {
+    "users": [{"name": "dev"}],
+    "install": True,
+    "version": "0.169.0",
+    "locked_version": "0.169.0",
+    "provider": "vllm",
+    "model": "micro",
+    "instances": [INSTANCE],
+    "servers_group": "gpu_servers",
+    "host": "dev1",
+}
+
+REFUSED = [
+    ({"users": []}, "codex_users: names no one."),
+    ({"users": "dev"}, "codex_users: names no one."),
+    ({"users": ["dev"]}, "codex_users: 'dev' does not name a user."),
+    ({"users": [{"name": "../root"}]}, "does not name a user."),
+    ({"users": [{"name": "dev"}, {"name": "dev"}]}, "codex_users dev: stands twice"),
+    ({"version": "latest"}, "codex_version: 'latest' is no version. Write it as in 0.169.0."),
+    ({"version": "0.94.0"}, "codex_version: Codex 0.94.0 asks for chat completions"),
+    ({"version": "0.94.0", "install": False}, "Write 0.95.0 or newer, such as 0.169.0."),
+    ({"version": "0.170.0"}, "the lock of this role holds Codex 0.169.0, not 0.170.0. Remove codex_version, or lock the other one"),
+    ({"provider": "openai"}, "codex_provider: Codex keeps the name openai for itself."),
+    ({"provider": "my.own"}, "codex_provider: 'my.own' cannot name a provider."),
+    ({"instances": []}, "no host of the group gpu_servers has an instance."),
+    ({"model": "smal"}, "codex_model: no instance serves 'smal'."),
+    ({"model": "other"}, "They serve: micro, small."),
+    ({"instances": [{**INSTANCE, "max_model_len": None}]}, "vllm_instances micro: max_model_len: is not set, and without it Codex"),
+    ({"instances": [{**INSTANCE, "host": "127.0.0.1"}]}, "vllm_instances micro: host: 127.0.0.1 is reached from server1 alone"),
+    ({"instances": [{**INSTANCE, "host": "localhost"}]}, 'such as "{{ ansible_host }}"'),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), REFUSED, ids=[sentence for _change, sentence in REFUSED])
+def test_a_mistake_is_named_once(change, sentence):
+    found = [str(refused) for refused in settings.problems({**GOOD, **change})]
+    assert len(found) == 1
+    assert sentence in found[0]
+
+
+ACCEPTED = [
+    {},
+    {"model": "small"},
+    {"version": "0.95.0", "install": False},
+    {"version": "0.170.0-alpha.1", "install": False},
+    {"instances": [{**INSTANCE, "host": "127.0.0.1", "server": "dev1"}]},
+    {"instances": [{**INSTANCE, "name": "a", "served_model_name": ["a"], "max_model_len": None}, INSTANCE]},
+]
+
+
+@pytest.mark.parametrize("change", ACCEPTED, ids=str)
+def test_what_works_is_not_refused(change):
+    assert settings.problems({**GOOD, **change}) == []
+
+
+def test_all_mistakes_are_named_in_one_go():
+    assert len(settings.problems({**GOOD, "users": [], "version": "x", "provider": "openai", "model": "other"})) == 4
+
+
+HOSTS = [
+    ({}, "x86_64", []),
+    ({"target": "/opt/codex/0.168.0/codex"}, "aarch64", []),
+    ({"target": "../lib/node_modules/@openai/codex/bin/codex.js"}, "x86_64", ["leads to another Codex"]),
+    ({}, "riscv64", ["has the processor riscv64. The lock has Codex for x86_64 and aarch64."]),
+]
+
+
+@pytest.mark.parametrize(("link", "machine", "sentences"), HOSTS)
+def test_hosts(link, machine, sentences):
+    observed = {"paths": {"/usr/local/bin/codex": link}, "system": {"machine": machine}}
+    found = settings.host_problems(observed, "dev1", "/usr/local/bin/codex", "/opt/codex", ["x86_64", "aarch64"])
+    assert len(found) == len(sentences)
+    assert all(sentence in str(refused) for sentence, refused in zip(sentences, found, strict=True))
+
+
+def test_the_key_file_goes_when_the_key_comes_from_elsewhere():
+    with_key, without = (settings.user_files("dev", "vllm", key, "codex", True)[1] for key in ("k", None))
+    assert with_key == {"dest": "~dev/.codex/ownmetal-vllm.key", "content": "k\n", "mode": "0600", "secret": True}
+    assert without == {"dest": "~dev/.codex/ownmetal-vllm.key", "state": "absent", "secret": True}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_a_file_that_is_the_users_own_is_kept_aside(first):
+    config = settings.user_files("dev", "vllm", "k", "codex", first)[2]
+    assert config["dest"] == "~dev/.codex/config.toml"
+    assert ("original" in config) is first
+
+
+def test_the_default_release_is_the_locked_one_and_has_every_promised_program():
+    packages = json.loads((ROLE / "files/npm/package-lock.json").read_text())["packages"]
+    default = yaml.safe_load((ROLE / "defaults/main.yml").read_text())["codex_version"]
+    assert packages["node_modules/@openai/codex"]["version"] == default
+    for place in yaml.safe_load((ROLE / "vars/main.yml").read_text())["__codex_platforms"].values():
+        package = packages[f"node_modules/@openai/{place.split('/', maxsplit=1)[0]}"]
+        assert package["version"].startswith(f"{default}-linux-")
+        assert package["integrity"].startswith("sha512-")
