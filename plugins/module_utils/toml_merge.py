@@ -160,8 +160,7 @@ def _emptied(result: dict[str, Any], before: dict[str, Any], wanted: dict[str, A
 
 def _without_heading(text: str, managed: str) -> str:
     """Return ``text`` without the comment that ``managed`` begins with."""
-    lines = managed.splitlines(keepends=True)
-    heading = "".join(itertools.takewhile(lambda line: line.startswith("#") or not line.strip(), lines))
+    heading = "".join(itertools.takewhile(lambda line: line.startswith("#"), managed.splitlines(keepends=True)))
     return text[len(heading) :].lstrip("\n") if heading and text.startswith(heading) else text
 
 

@@ -104,6 +104,14 @@ def test_a_file_that_was_not_there_goes_again():
     assert unmerge_toml(merge_toml("", MANAGED), MANAGED, "") == ""
 
 
+def test_a_file_that_was_not_there_goes_again_after_the_role_changed_its_mind():
+    auth = '[model_providers.vllm.auth]\ncommand = "cat"\nargs = ["ownmetal-vllm.key"]\n'
+    other = MANAGED.replace('"env_key"]]', '"auth"]]').replace(auth, "").replace("base_url", 'env_key = "KEY"\nbase_url')
+    there_and_back = merge_toml(merge_toml(merge_toml("", MANAGED), other), MANAGED)
+    assert there_and_back != merge_toml("", MANAGED)  # the table of the key has moved to the end
+    assert unmerge_toml(there_and_back, MANAGED, "") == ""
+
+
 def test_of_a_file_that_was_not_there_the_users_keys_stay():
     merged = merge_toml("", MANAGED).replace("[features]", "[features]\nmine = true")
     assert unmerge_toml(merged + '# said by the user\n[tui]\ntheme = "dark"\n', MANAGED, "") == (
@@ -212,7 +220,7 @@ class Writer:
 def test_any_file_merges_and_unmerges():
     """Random documents, most of them stranger than anyone would write. The seeds are fixed: a failure comes again."""
     tried = 0
-    for seed in range(600):
+    for seed in range(400):
         text = Writer(seed).document()
         try:
             before = tomlkit.parse(text.removeprefix("\ufeff")).unwrap()
@@ -226,4 +234,4 @@ def test_any_file_merges_and_unmerges():
         edited = merged.rstrip("\r\n") + "\n[since]\nx = 1\n"
         left = tomlkit.parse(unmerge_toml(edited, MANAGED, text).removeprefix("\ufeff")).unwrap()
         assert full(left) == full({**before, "since": {"x": 1}}), seed
-    assert tried > 300
+    assert tried > 200

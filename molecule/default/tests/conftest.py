@@ -59,7 +59,8 @@ def playbook():
 
     def run(name, *options, **variables):
         command = ["ansible-playbook", f"playbooks/{name}.yml", "-i", str(INVENTORY), "-e", json.dumps(variables), *options]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_FORCE_COLOR": "0"})
+        plain = {**os.environ, "ANSIBLE_FORCE_COLOR": "0"}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=plain)
         # Ansible wraps what it prints: a sentence is looked for whatever the line breaks
         return done.returncode, " ".join((done.stdout + done.stderr).split())
 
