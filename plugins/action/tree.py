@@ -31,7 +31,7 @@ class ActionModule(ActionBase):
         try:
             return self._run(task_vars)
         except Refused as refused:
-            raise AnsibleActionFail(str(refused)) from refused
+            raise AnsibleActionFail(str(refused)) from None  # the sentence says it all
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
 

@@ -28,15 +28,15 @@ def serving(instances: Sequence[Mapping[str, Any]], model: str) -> Optional[Mapp
     return core.serving(instances, model)
 
 
-def merged_paths(users: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the paths by which one sees for whom something was merged already."""
-    return [core.merged_path(user["name"]) for user in users]
+def kept_paths(users: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the paths by which one sees for whom something was merged already, and who had a file before."""
+    return [path(user["name"]) for user in users for path in (core.merged_path, core.before_path)]
 
 
 def files(
     users: Sequence[Mapping[str, Any]], provider: str, api_key: Optional[str], program: str, seen: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the tree's entries for all users; ``seen`` is what was observed of the merged paths, or nothing yet."""
+    """Return the tree's entries for all users; ``seen`` is what was observed of the kept paths, or nothing yet."""
     entries = []
     for user in users:
         first = not seen.get(core.merged_path(user["name"]), {}).get("exists", False)
@@ -44,9 +44,15 @@ def files(
     return entries
 
 
-def absent_files(users: Sequence[Mapping[str, Any]], provider: str, merged: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return the tree's entries that uninstall; ``merged`` is, by user, what was merged into their configuration."""
-    return [entry for user in users for entry in core.absent_user_files(user["name"], provider, merged.get(user["name"]))]
+def absent_files(
+    users: Sequence[Mapping[str, Any]], provider: str, merged: Mapping[str, str], seen: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the tree's entries that uninstall; ``merged`` is, by path, what was merged; ``seen`` is what was observed."""
+    entries = []
+    for name in (user["name"] for user in users):
+        kept = seen[core.before_path(name)]["exists"]
+        entries += core.absent_user_files(name, provider, merged.get(core.merged_path(name)), kept)
+    return entries
 
 
 def to_toml(data: Mapping[str, Any]) -> str:
@@ -66,7 +72,7 @@ class FilterModule:
             "codex_problems": problems,
             "codex_host_problems": host_problems,
             "codex_serving": serving,
-            "codex_merged_paths": merged_paths,
+            "codex_kept_paths": kept_paths,
             "codex_files": files,
             "absent_codex_files": absent_files,
             "to_toml": to_toml,

@@ -136,6 +136,11 @@ def merged_path(user: str) -> str:
     return f"~{user}/{HOME}/{MERGED}"
 
 
+def before_path(user: str) -> str:
+    """Return where a user's BEFORE is, if there was a file."""
+    return f"~{user}/{HOME}/{BEFORE}"
+
+
 def user_files(user: str, provider: str, api_key: Optional[str], program: str, first: bool) -> list[dict[str, Any]]:
     """Return the tree's entries for one user; ``program`` judges the configuration. Without a key its file goes.
 
@@ -151,19 +156,23 @@ def user_files(user: str, provider: str, api_key: Optional[str], program: str, f
             **template,
             "dest": f"{home}/config.toml",
             "merge": "toml",
-            **({"original": f"{home}/{BEFORE}"} if first else {}),
+            **({"original": before_path(user)} if first else {}),
             "validate": ["/bin/sh", "-c", VALIDATE, "sh", program, "%s"],
         },
         {**template, "dest": merged_path(user)},
     ]
 
 
-def absent_user_files(user: str, provider: str, merged: Optional[str]) -> list[dict[str, Any]]:
-    """Return the tree's entries that take away what :func:`user_files` made; ``merged`` is what MERGED holds."""
+def absent_user_files(user: str, provider: str, merged: Optional[str], kept: bool) -> list[dict[str, Any]]:
+    """Return the tree's entries that take away what :func:`user_files` made.
+
+    ``merged`` is what MERGED holds, None where nothing was merged; ``kept`` says whether BEFORE is there.
+    """
     home = f"~{user}/{HOME}"
-    config = {"dest": f"{home}/config.toml", "state": "absent", "merge": "toml", "content": merged, "original": f"{home}/{BEFORE}"}
+    config = {"dest": f"{home}/config.toml", "state": "absent", "merge": "toml", "content": merged}
+    original = {"original": before_path(user)} if kept else {}
     return [
-        *([config] if merged else []),
+        *([{**config, **original}] if merged else []),
         {"dest": merged_path(user), "state": "absent"},
         {"dest": f"{home}/{key_file(provider)}", "state": "absent", "secret": True},
     ]

@@ -263,7 +263,7 @@ def _validate(entry: Entry, temporary: str) -> None:
         raise Refused(entry.dest, f"its validator did not run: {error}.", "Nothing was replaced.") from error
     if done.returncode:
         said = " ".join((done.stderr + done.stdout).split())[:1500]
-        raise Refused(entry.dest, f"{command[0]} refused it (exit {done.returncode}): {said}.", "Nothing was replaced.")
+        raise Refused(entry.dest, f"its validator refused it: {said}.", "Nothing was replaced.")
 
 
 def _keep_original(entry: Entry, path: str) -> None:

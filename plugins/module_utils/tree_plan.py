@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
@@ -128,7 +129,9 @@ def _plan_one(file: Wanted, have: Mapping[str, Any], result: Plan) -> None:
         entry["target"] = file.target
     if state == "file" and text is not None and hashlib.sha256(text.encode()).hexdigest() != have.get("sha256"):
         differs.append("content")
-        entry.update(content=base64.b64encode(text.encode()).decode(), validate=file.validate, original=file.original)
+        # when it is taken out again, what stands there is ours, and no original
+        original = file.original if file.state == "file" else None
+        entry.update(content=base64.b64encode(text.encode()).decode(), validate=file.validate, original=original)
     wants = {key: getattr(file, key) for key in ("mode", "owner", "group") if getattr(file, key)}
     differs += [key for key, value in wants.items() if have.get(key) != value]
     if differs:
@@ -156,6 +159,10 @@ def _text(content: Optional[str]) -> str:
 def _difference(file: Wanted, have: Mapping[str, Any], before: str, after: str, differs: Sequence[str] = ()) -> dict[str, str]:
     if file.secret:
         before, after = (SECRET_TEXT if have["exists"] else ""), (f"{SECRET_TEXT}changed: {', '.join(differs)}\n" if differs else "")
+    elif file.merge:
+        # the changed lines alone: what stands around them is somebody else's, and may be a secret
+        changed = difflib.unified_diff(before.splitlines(), after.splitlines(), have["path"], have["path"], lineterm="", n=0)
+        return {"prepared": "\n".join(changed) + "\n"}
     elif file.state == "link":
         before, after = f"-> {have.get('target')}\n", f"-> {file.target}\n"
     elif "content" not in differs and file.state != "absent":

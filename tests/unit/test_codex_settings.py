@@ -97,6 +97,15 @@ def test_only_a_file_that_is_the_users_own_is_kept_aside(first):
     assert ("original" in config) is first
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_uninstalling_goes_by_what_was_merged_and_kept(kept):
+    config, *others = settings.absent_user_files("dev", "vllm", "model = 1\n", kept)
+    assert (config["merge"], config["state"], config["content"]) == ("toml", "absent", "model = 1\n")
+    assert ("original" in config) is kept
+    assert settings.absent_user_files("dev", "vllm", None, kept) == others
+    assert {entry["state"] for entry in others} == {"absent"}
+
+
 def test_the_default_release_is_the_locked_one_and_has_every_promised_program():
     packages = json.loads((ROLE / "files/npm/package-lock.json").read_text())["packages"]
     default = yaml.safe_load((ROLE / "defaults/main.yml").read_text())["codex_version"]

@@ -50,7 +50,7 @@ def test_one_invalid_file_leaves_all_as_they_were(tmp_path):
         file(tmp_path / "a", "new a"),
         file(tmp_path / "new/b", "bad", validate="grep -q good %s"),
     ]
-    with pytest.raises(Refused, match="grep refused it"):
+    with pytest.raises(Refused, match="its validator refused it"):
         roundtrip(files)
     assert (tmp_path / "a").read_text() == "old a"
     assert os.listdir(tmp_path) == ["a"]
@@ -122,6 +122,20 @@ def test_toml_is_merged_and_taken_out_again(tmp_path):
     roundtrip([{**managed, "state": "absent"}])
     assert path.read_text() == '# mine\nmodel = "theirs"\n[other]\nx = 1\n'
     assert not kept.exists()
+
+
+def test_a_merge_shows_only_its_own_lines(tmp_path):
+    (tmp_path / "c.toml").write_text('model = "theirs"\n[mcp_servers.x.env]\nTOKEN = "hush"\n')
+    (difference,) = roundtrip([file(tmp_path / "c.toml", 'model = "ours"\n', merge="toml", mode="0600")]).diff
+    assert '+model = "ours"' in difference["prepared"]
+    assert "hush" not in difference["prepared"]
+
+
+def test_taking_out_again_makes_no_backup_of_ours(tmp_path):
+    (tmp_path / "c.toml").write_text('model = "ours"\nmine = 1\n')
+    roundtrip([file(tmp_path / "c.toml", 'model = "ours"\n', merge="toml", original=str(tmp_path / "kept"), state="absent")])
+    assert os.listdir(tmp_path) == ["c.toml"]
+    assert (tmp_path / "c.toml").read_text() == "mine = 1\n"
 
 
 def test_a_toml_file_that_was_not_there_goes_again(tmp_path):
