@@ -11,7 +11,6 @@ from typing import Any, Callable
 from ansible.errors import AnsibleFilterError
 from ansible_collections.ownmetal.codex.plugins.module_utils import catalogue as core
 from ansible_collections.ownmetal.codex.plugins.module_utils import layout, server_state
-from ansible_collections.ownmetal.codex.plugins.module_utils.check import Check
 from ansible_collections.ownmetal.codex.plugins.module_utils.data_files import track as find_track
 from ansible_collections.ownmetal.codex.plugins.module_utils.diagnoses import journal_signatures
 from ansible_collections.ownmetal.codex.plugins.module_utils.environment import environment_id
@@ -77,17 +76,6 @@ def server_problems(
     return [str(refused) for refused in found]
 
 
-def report(result: Mapping[str, Any]) -> str:
-    """Return a verifying module's checks as lines to look at; the result may be that of a loop over names or instances."""
-    lines = []
-    for run in result.get("results", [result]):
-        item = run.get("item")
-        if item is not None:
-            lines.append(f"{item['name']} at {item['base_url']}" if isinstance(item, Mapping) else str(item))
-        lines += [Check(**check).line() for check in run.get("checks", [])]
-    return "\n".join(lines)
-
-
 class FilterModule:
     """The filters of the collection."""
 
@@ -112,7 +100,6 @@ class FilterModule:
             "unit_paths": layout.unit_paths,
             "files_to_see": server_state.files_to_see,
             "server_problems": server_problems,
-            "report": report,
             "misspelt_variables": misspelt_variables,
         }
         return {name: readable(function) for name, function in functions.items()}

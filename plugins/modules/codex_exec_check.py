@@ -187,7 +187,7 @@ def main() -> None:
     result = {
         "changed": False,
         "checks": [check.as_dict() for check in report.checks],
-        "report": [check.line() for check in report.checks],
+        "report": [f"Codex of {options.user}", *(check.line() for check in report.checks)],
         "events": report.events,
     }
     if report.failed:

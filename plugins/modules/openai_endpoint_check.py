@@ -191,7 +191,7 @@ def main() -> None:
     result = {
         "changed": False,
         "checks": [check.as_dict() for check in report.checks],
-        "report": [check.line() for check in report.checks],
+        "report": [f"{options['model']} at {base_url}", *(check.line() for check in report.checks)],
         "max_model_len": report.max_model_len,
     }
     if report.failed:

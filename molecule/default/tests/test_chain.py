@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from conftest import ROOT
 
 UNIT = "vllm@micro.service"
 EXPOSURE = 1.2  # of systemd-analyze security; it may only improve
@@ -48,6 +49,17 @@ def test_codex_creates_the_file_through_a_tool_call(developer):
 def test_codex_itself_finds_its_configuration_valid(developer):
     done = developer.run("runuser -l dev -c 'codex app-server --strict-config --print-startup-config'")
     assert done.rc == 0, done.stderr
+
+
+def test_the_users_own_settings_are_still_there(developer):
+    """What lab/prepare.yml gave the user: comments, order and foreign keys are kept, and the file as it was is beside it."""
+    own = (ROOT / "lab/files/own-config.toml").read_text()
+    assert developer.file("/home/dev/.codex/config.toml.before-ownmetal").content_string == own
+    merged = developer.file("/home/dev/.codex/config.toml").content_string.splitlines()
+    ours = {'model = "my-own"   # fast enough for commit messages', 'model_provider = "local"'}
+    kept = [line for line in own.splitlines() if line not in ours]
+    assert [line for line in merged if line in kept and line] == [line for line in kept if line]
+    assert 'model = "micro"   # fast enough for commit messages' in merged
 
 
 def test_it_listens_only_where_it_was_told(server, base_url):

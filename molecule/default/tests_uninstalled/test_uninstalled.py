@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from conftest import lab_host
+from conftest import ROOT, lab_host
 
 TRACES = "vllm|ownmetal|codex"
 
@@ -15,9 +15,16 @@ TRACES = "vllm|ownmetal|codex"
 def test_no_file_is_left(name):
     found = lab_host(name).check_output(
         f"find / -xdev -regextype egrep -regex '.*({TRACES}).*' -not -path '/proc/*' -not -path '/sys/*' -not -path '/srv/*' "
-        "-not -path '/var/log/journal/*' -prune"
+        "-not -path '/var/log/journal/*' -not -path '/home/dev/.codex*' -prune"
     )
     assert found == ""
+
+
+def test_the_user_has_their_own_file_back():
+    developer = lab_host("dev1")
+    own = (ROOT / "lab/files/own-config.toml").read_text()
+    assert developer.file("/home/dev/.codex/config.toml").content_string == own
+    assert developer.check_output("find /home/dev/.codex -name '*ownmetal*'") == ""
 
 
 def test_no_unit_process_or_user_is_left():
