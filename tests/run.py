@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+AS_ROOT = sys.executable if os.geteuid() == 0 else f"sudo --preserve-env {sys.executable}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ PARTS = (
         "the built archive, installed as a user installs it",
         ("python -m pytest tests/collection",),
     ),
-    Part("lab", 4, "the hosts: boot, network, settings, reboot, and that nothing is left", ("python -m pytest tests/lab",)),
+    Part("lab", 4, "the hosts: boot, network, settings, reboot, and that nothing is left", (f"{AS_ROOT} -m pytest tests/lab",)),
     Part("molecule", 12, "the whole chain on lab hosts, refusals, faults, uninstall", ("molecule test --scenario-name default",)),
 )
 

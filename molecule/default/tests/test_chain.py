@@ -112,6 +112,35 @@ def test_the_environment_is_whole_and_read_only_for_the_service(server):
     assert server.run(f"runuser -u vllm -- test -w {link}").rc != 0
 
 
+def test_start_returns_with_the_first_token_and_names_its_stage_meanwhile(server, base_url, key):
+    server.check_output(
+        f"systemctl stop {UNIT}; (while :; do systemctl show --value --property=ActiveState,StatusText {UNIT} | paste -s; sleep 0.1; done) "
+        ">/root/stages 2>&1 & watcher=$!; "
+        f"systemctl start {UNIT}; kill $watcher"
+    )
+    stages = list(dict.fromkeys(server.check_output("cat /root/stages; rm /root/stages").splitlines()))
+    assert any(line.startswith("activating") and "loading weights" in line for line in stages), stages
+    assert not any(line.startswith("active") and "starting" in line for line in stages), stages
+    ask = 'curl -sf -H @- -d \'{"model": "micro", "prompt": "x", "max_tokens": 1}\' -H \'Content-Type: application/json\''
+    said = server.check_output(f"{ask} {base_url}/completions <<< 'Authorization: Bearer {key}'")
+    assert json.loads(said)["usage"]["completion_tokens"] == 1
+
+
+def test_an_operator_who_is_not_root_can_do_it_by_sudo(server, developer, playbook):
+    for host in (server, developer):
+        host.check_output(
+            "useradd -m ops && echo 'ops ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/ops && install -d -o ops -m 700 /home/ops/.ssh && "
+            "install -o ops -m 600 /root/.ssh/authorized_keys /home/ops/.ssh/"
+        )
+    try:
+        code, said = playbook("site", ansible_user="ops")
+    finally:
+        for host in (server, developer):
+            host.check_output("pkill -KILL -u ops; userdel -r ops 2>&1; rm /etc/sudoers.d/ops")
+    assert code == 0, said
+    assert said.count("changed=0") == 2
+
+
 def test_a_second_run_makes_one_connection_per_role(playbook):
     code, said = playbook("gpu_servers", "-vvv")
     assert code == 0
