@@ -18,12 +18,13 @@ AS_ROOT = sys.executable if os.geteuid() == 0 else f"sudo --preserve-env {sys.ex
 
 @dataclass(frozen=True)
 class Part:
-    """A name, how many minutes it may take on two cores, what it proves, and its commands."""
+    """A name, how many minutes it may take on two cores, what it proves, its commands, and what clears up after it however it ends."""
 
     name: str
     minutes: float
     proves: str
     commands: tuple[str, ...]
+    clear: str = ""
 
 
 PARTS = (
@@ -48,18 +49,31 @@ PARTS = (
         ("python -m pytest tests/collection",),
     ),
     Part("lab", 4, "the hosts: boot, network, settings, reboot, and that nothing is left", (f"{AS_ROOT} -m pytest tests/lab",)),
-    Part("molecule", 12, "the whole chain on lab hosts, refusals, faults, uninstall", ("molecule test --scenario-name default",)),
+    Part(
+        "molecule",
+        12,
+        "the whole chain on lab hosts, refusals, faults, uninstall",
+        ("molecule test --scenario-name default",),
+        "molecule destroy",
+    ),
 )
 
 
 def run(part: Part) -> tuple[bool, float]:
     """Run a part; return whether it passed and its minutes."""
     start = time.monotonic()
-    for command in part.commands:
-        print(f"\n=== {part.name}: {command}", flush=True)
-        if subprocess.run(command.split(), cwd=ROOT, check=False).returncode:
-            return False, (time.monotonic() - start) / 60
-    return True, (time.monotonic() - start) / 60
+    passed = False
+    try:
+        for command in part.commands:
+            print(f"\n=== {part.name}: {command}", flush=True)
+            if subprocess.run(command.split(), cwd=ROOT, check=False).returncode:
+                break
+        else:
+            passed = True
+    finally:
+        if part.clear and not passed:
+            subprocess.run(part.clear.split(), cwd=ROOT, check=False)
+    return passed, (time.monotonic() - start) / 60
 
 
 def main(names: list[str]) -> int:

@@ -67,6 +67,21 @@ def bring_up(verbs: dict[str, str]) -> None:
         raise ManyRefused([explain(unit) for unit in failed])
 
 
+def known(patterns: Sequence[str]) -> list[str]:
+    """Return the instances that systemd runs, has failed or enables, among names and patterns such as ``vllm@*.service``."""
+    if not patterns:
+        return []
+    words = ("--all", "--plain", "--no-legend", "--full", "--", *patterns)
+    lines = _systemctl("list-units", *words).stdout.splitlines() + _systemctl("list-unit-files", *words).stdout.splitlines()
+    return sorted({line.split()[0] for line in lines if line.strip() and "@." not in line.split()[0]})
+
+
+def take_down(units: Sequence[str]) -> None:
+    """Stop units, disable them, and forget that they ever failed."""
+    for words in (("stop",), ("disable", "--quiet"), ("reset-failed",)):
+        _systemctl(*words, "--", *units)
+
+
 def explain(unit: str) -> Refused:
     """Return why a unit did not come up, from its last start's lines in the journal."""
     command = ["journalctl", "--unit", unit, "--lines", str(JOURNAL_LINES), "--output", "cat", "--no-pager"]

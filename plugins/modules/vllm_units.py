@@ -19,9 +19,14 @@ options:
     description: All units that have to run.
     type: list
     elements: str
-    required: true
+    default: []
   restart:
     description: Those among them whose files have changed.
+    type: list
+    elements: str
+    default: []
+  absent:
+    description: Units, or patterns of their names, that are stopped and disabled.
     type: list
     elements: str
     default: []
@@ -36,35 +41,40 @@ EXAMPLES = r"""
   ownmetal.codex.vllm_units:
     units: [vllm@micro.service, vllm@large.service]
     restart: [vllm@large.service]
+
+- name: Stop all instances
+  ownmetal.codex.vllm_units:
+    absent: ["vllm@*.service"]
 """
 
 RETURN = r"""
 done:
-  description: Unit, and what was done to it (V(start), V(restart) or V(enable)).
+  description: Unit, and what was done to it (V(start), V(restart), V(enable) or V(stop)).
   type: dict
   returned: success
 """
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
-from ansible_collections.ownmetal.codex.plugins.module_utils.units import bring_up, states, work
+from ansible_collections.ownmetal.codex.plugins.module_utils.units import bring_up, known, states, take_down, work
 
 
 def main() -> None:
     """Run the module."""
-    spec = {
-        "units": {"type": "list", "elements": "str", "required": True},
-        "restart": {"type": "list", "elements": "str", "default": []},
-    }
-    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
+    names = {"type": "list", "elements": "str", "default": []}
+    module = AnsibleModule(argument_spec={"units": names, "restart": names, "absent": names}, supports_check_mode=True)
     units = module.params["units"]
     verbs = work(units, module.params["restart"], states(units))
-    if verbs and not module.check_mode:
+    doomed = known(module.params["absent"])
+    if not module.check_mode:
         try:
-            bring_up(verbs)
+            if doomed:
+                take_down(doomed)
+            if verbs:
+                bring_up(verbs)
         except Refused as refused:
             module.fail_json(msg=str(refused))
-    module.exit_json(changed=bool(verbs), done=verbs)
+    module.exit_json(changed=bool(verbs or doomed), done={**verbs, **dict.fromkeys(doomed, "stop")})
 
 
 if __name__ == "__main__":

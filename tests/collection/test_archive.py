@@ -26,10 +26,8 @@ def installed(tmp_path_factory):
     built = run("ansible-galaxy", "collection", "build", "--output-path", str(place))
     assert built.returncode == 0, built.stderr
     (archive,) = place.glob("ownmetal-codex-*.tar.gz")
-    # the collections that it needs come with the tools' `ansible` package
-    done = run(
-        "ansible-galaxy", "collection", "install", "--offline", "--no-deps", str(archive), "-p", str(place / "collections"), cwd=place
-    )
+    words = ["--offline", str(archive), "-p", str(place / "collections")]
+    done = run("ansible-galaxy", "collection", "install", *words, cwd=place, **settings(place))
     assert done.returncode == 0, done.stdout + done.stderr
     return place
 

@@ -300,7 +300,9 @@ def test_module_reports() -> None:
         result = module(port, expect_reasoning=True, _ansible_check_mode=True)
     assert (result["changed"], result.get("failed", False), result["max_model_len"]) == (False, False, 32768)
     assert [check["id"] for check in result["checks"]] == list(endpoint_checks.CHECK_IDS)
-    assert all(line.startswith("ok ") for line in result["report"])
+    heading, *lines = result["report"]
+    assert heading.endswith(f" at http://127.0.0.1:{port}/v1")
+    assert all(line.startswith("ok ") for line in lines)
 
 
 def test_module_fails_with_a_line_per_failed_check() -> None:
