@@ -57,6 +57,17 @@ def catalogue(hostvars: Mapping[str, Any], servers: Sequence[str], track: str = 
     return core.catalogue(hostvars, servers, track)
 
 
+def catalogue_problems(hostvars: Mapping[str, Any], servers: Sequence[str], track: str = DEFAULT_TRACK) -> list[str]:
+    """Return the sentences about what is wrong with the instances of all servers; none when nothing is."""
+    found: dict[str, None] = {}
+    for server in servers:
+        try:
+            core.catalogue(hostvars, [server], track)
+        except Refused as refused:
+            found.update(dict.fromkeys(str(refused).splitlines()))  # servers that share a list share its mistakes
+    return list(found)
+
+
 def misspelt_variables(names: Sequence[str], specs: Mapping[str, Any], *more: str) -> list[str]:
     """Return a sentence for each variable name that is very like one of a role's argument specs."""
     known = {option for spec in specs["argument_specs"].values() for option in spec.get("options", {})}
@@ -89,6 +100,7 @@ class FilterModule:
             "local_url": core.local_url,
             "instances_to_restart": instances_to_restart,
             "catalogue": catalogue,
+            "catalogue_problems": catalogue_problems,
             "python_problems": lambda *words: [str(refused) for refused in python_problems(*words)],
             "track": lambda name: vars(find_track(name)),
             "environment_id": environment_id,
