@@ -60,7 +60,7 @@ docs: tools ## write the generated parts of the documentation
 build: tools ## build the collection's archive
 	ansible-galaxy collection build --force --output-path build
 
-tools: .venv/.complete
+tools: .venv/.complete ## make the tool environment (.venv) from its pins
 
 .venv/.complete: requirements/dev.txt tools/bootstrap
 	tools/bootstrap

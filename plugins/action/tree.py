@@ -59,7 +59,8 @@ class ActionModule(ActionBase):
         )
         if answer.get("failed"):
             # without the module's own result: it would repeat the hidden parameter's shape, and a traceback is kept
-            raise AnsibleActionFail(answer.get("msg", "the host did not answer"), result={"exception": answer.get("exception")})
+            said = " ".join(str(answer.get(key, "")).strip() for key in ("msg", "module_stderr", "exception"))
+            raise AnsibleActionFail(said.strip() or "the host did not answer")
         return answer
 
     def _result(self, todo: Plan, answer: Mapping[str, Any]) -> dict[str, Any]:

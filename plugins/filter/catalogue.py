@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, the ownmetal.codex authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The core's functions as filters; each is documented in the file of its name beside this one."""
+"""The core's functions as filters. Those for an operator's own use are documented in the file of their name beside this one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Callable
 from ansible.errors import AnsibleFilterError
 from ansible_collections.ownmetal.codex.plugins.module_utils import catalogue as core
 from ansible_collections.ownmetal.codex.plugins.module_utils import layout, server_state
+from ansible_collections.ownmetal.codex.plugins.module_utils.api_key import usable
 from ansible_collections.ownmetal.codex.plugins.module_utils.data_files import track as find_track
 from ansible_collections.ownmetal.codex.plugins.module_utils.diagnoses import journal_signatures
 from ansible_collections.ownmetal.codex.plugins.module_utils.environment import environment_id
@@ -68,6 +69,34 @@ def catalogue_problems(hostvars: Mapping[str, Any], servers: Sequence[str], trac
     return list(found)
 
 
+def key_problems(key: Any, variable: str = "vllm_api_key") -> list[str]:
+    """Return the sentence about a key that is none, without the key."""
+    if usable(key):
+        return []
+    why = "is not one word of at least 16 ASCII characters; with an empty one vLLM would let everyone in."
+    return [str(Refused(variable, why, "Write a longer one, or remove it to have one made."))]
+
+
+def path_problems(paths: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each variable that has to be an absolute path and is not."""
+    wrong = {name: path for name, path in paths.items() if not (isinstance(path, str) and path.startswith("/"))}
+    return [str(Refused(name, f"{path!r} is no absolute path.", "Begin it with /.")) for name, path in wrong.items()]
+
+
+def python_mismatch(version: Any, track: str) -> list[str]:
+    """Return the sentence about a python_version that the track's wheels are not for."""
+    wanted = find_track(track).python
+    if str(version) == wanted:
+        return []
+    return [
+        str(
+            Refused(
+                f"python_version {version}", f"the wheels of vllm_track {track} are for {wanted}.", f'Write python_version: "{wanted}".'
+            )
+        )
+    ]
+
+
 def misspelt_variables(names: Sequence[str], specs: Mapping[str, Any], *more: str) -> list[str]:
     """Return a sentence for each variable name that is very like one of a role's argument specs."""
     known = {option for spec in specs["argument_specs"].values() for option in spec.get("options", {})}
@@ -80,10 +109,11 @@ def server_problems(
     observed: Mapping[str, Any],
     track: str,
     layout: Mapping[str, Any],
-    space_gib: float,
+    space_gib: Any,
+    absent: Sequence[str] = (),
 ) -> list[str]:
     """Return the sentences about what stands in the way on a server."""
-    found = server_state.problems(server, instances, observed, find_track(track), layout, space_gib)
+    found = server_state.problems(server, instances, observed, find_track(track), layout, float(space_gib), absent)
     return [str(refused) for refused in found]
 
 
@@ -101,6 +131,9 @@ class FilterModule:
             "instances_to_restart": instances_to_restart,
             "catalogue": catalogue,
             "catalogue_problems": catalogue_problems,
+            "key_problems": key_problems,
+            "path_problems": path_problems,
+            "python_mismatch": python_mismatch,
             "python_problems": lambda *words: [str(refused) for refused in python_problems(*words)],
             "track": lambda name: vars(find_track(name)),
             "environment_id": environment_id,

@@ -10,7 +10,11 @@ from typing import Any, Callable, Optional
 from ansible.errors import AnsibleFilterError
 from ansible_collections.ownmetal.codex.plugins.module_utils import codex_settings as core
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
-from ansible_collections.ownmetal.codex.plugins.module_utils.toml_merge import dump_toml
+
+try:
+    from ansible_collections.ownmetal.codex.plugins.module_utils.toml_merge import dump_toml
+except ImportError:  # of tomlkit, which ansible-core does not bring
+    dump_toml = None
 
 
 def problems(settings: Mapping[str, Any]) -> list[str]:
@@ -57,6 +61,8 @@ def absent_files(
 
 def to_toml(data: Mapping[str, Any]) -> str:
     """Return a mapping as TOML; keys that are null are left out."""
+    if dump_toml is None:
+        raise AnsibleFilterError("The controller has no tomlkit, which Codex's configuration is merged with. Run: pip install tomlkit")
     try:
         return dump_toml(data)
     except Refused as refused:

@@ -24,7 +24,7 @@ options:
 EXAMPLES = r"""
 - name: Use the key of this inventory
   ansible.builtin.set_fact:
-    vllm_api_key: "{{ lookup('ownmetal.codex.api_key', inventory_dir ~ '/secrets/vllm_api_key') }}"
+    vllm_api_key: "{{ lookup('ownmetal.codex.api_key', inventory_dir ~ '/.secrets/vllm_api_key') }}"
 """
 
 RETURN = r"""

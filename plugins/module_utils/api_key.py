@@ -18,6 +18,18 @@ def read_or_make(path: str, make: bool = True) -> str:
 
     Raises Refused for a file that others can read, or that holds anything but one word of at least 16 characters.
     """
+    path = os.path.expanduser(path)
+    if not os.path.isabs(path):
+        instead = "Write an absolute path, such as {{ inventory_dir }}/.secrets/vllm_api_key."
+        raise Refused("vllm_api_key_file", f"{path} depends on where Ansible is started.", instead)
+    try:
+        return _read_or_make(path, make)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise Refused(path, f"cannot be used as a key file: {reason}.", "Correct vllm_api_key_file, or that file.") from error
+
+
+def _read_or_make(path: str, make: bool) -> str:
     try:
         return _read(path)
     except FileNotFoundError:
@@ -37,6 +49,11 @@ def read_or_make(path: str, make: bool = True) -> str:
     return _read(path)
 
 
+def usable(key: object) -> bool:
+    """Tell whether a key is one: with an empty one vLLM would ask for none, and a short one can be guessed."""
+    return isinstance(key, str) and len(key) >= 16 and len(key.split()) == 1 and key == key.strip() and key.isascii()
+
+
 def _read(path: str) -> str:
     with open(path, encoding="utf-8") as stream:
         mode = os.fstat(stream.fileno()).st_mode & 0o777
@@ -49,7 +66,7 @@ def _read(path: str) -> str:
             "is encrypted by ansible-vault, which this file is not read with.",
             "Set vllm_api_key in a vaulted variables file instead.",
         )
-    if len(key) < 16 or len(key.split()) != 1 or not key.isascii():
+    if not usable(key):
         raise Refused(
             path, "does not hold one word of at least 16 ASCII characters.", "Remove it to have a key made, or write the key into it."
         )

@@ -26,6 +26,7 @@ ENVIRONMENT_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 # vLLM's key travels as a credential; the developer mode opens routes that change the server (vLLM's security notes)
 FORBIDDEN_ENVIRONMENT = {"VLLM_API_KEY": "the key is vllm_api_key", "VLLM_SERVER_DEV_MODE": "it opens unguarded routes"}
 EVERYWHERE = ("0.0.0.0", "::")
+HIDDEN = tuple(f"/{name}/" for name in ("home", "root", "tmp", "var/tmp"))  # by ProtectHome and PrivateTmp of the unit
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,9 @@ def _problems(entry: Mapping[str, Any], track: Track, known: Flags) -> list[Refu
         if name not in KEYS:
             problems.append(_unknown_key(where, str(name), known))
         elif value is not None and not KEYS[name].check(value):
-            problems.append(Refused(f"{where}: {name}", f"cannot be {value!r}.", f"Write {KEYS[name].kind}."))
+            # a mapping may hold a token
+            shown = "what it is" if KEYS[name].check is _mapping else repr(value)
+            problems.append(Refused(f"{where}: {name}", f"cannot be {shown}.", f"Write {KEYS[name].kind}."))
     if problems or entry.get("state") == "absent":
         return problems
     return [*_model(where, entry), *_parsers(where, entry, known), *_names_shown(where, entry), *_more(where, entry, track, known)]
@@ -192,7 +195,13 @@ def _model(where: str, entry: Mapping[str, Any]) -> list[Refused]:
         why = "has both model and model_source." if entry.get("model") else "has no model."
         instead = "Write model: /path/of/a/folder/on/the/server, or model_source: /path/of/a/folder/on/the/controller, one of the two."
         return [Refused(where, why, instead)]
-    return []
+    hidden = {key: entry[key] for key in ("model", "chat_template") if str(entry.get(key) or "").startswith(HIDDEN)}
+    return [
+        Refused(
+            f"{where}: {key}", f"the unit does not see {path}: homes and /tmp are hidden from it.", "Put it elsewhere, such as below /srv."
+        )
+        for key, path in hidden.items()
+    ]
 
 
 def _parsers(where: str, entry: Mapping[str, Any], known: Flags) -> list[Refused]:
@@ -284,7 +293,9 @@ def catalogue(hostvars: Mapping[str, Mapping[str, Any]], servers: Sequence[str],
         lists = [variables.get(name) for name in VARIABLES]
         for instance in instances(lists, str(variables.get("vllm_track", track))):
             if instance["state"] == "present":
-                found.append({**instance, "server": server, "base_url": base_url(server, instance)})
+                # without what only its own server may know: a team may put a token into environment
+                known = {key: value for key, value in instance.items() if key != "environment"}
+                found.append({**known, "server": server, "base_url": base_url(server, instance)})
     return found
 
 

@@ -11,6 +11,7 @@ import platform
 import pwd
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
@@ -50,8 +51,8 @@ def _system() -> dict[str, str]:
 
 def _packages(names: list[str]) -> dict[str, bool]:
     """Whether each distribution package is installed (dpkg's word for it)."""
-    if not names:
-        return {}
+    if not names or not shutil.which("dpkg-query"):
+        return dict.fromkeys(names, False)
     command = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\\n", *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # exit 1: one of them is unknown
     installed = {line.split()[0] for line in done.stdout.splitlines() if line.endswith(" installed")}
@@ -86,12 +87,13 @@ def _units(names: list[str]) -> dict[str, Any]:
 
 
 def _started(pid: str) -> Optional[float]:
-    """When a process started, in epoch seconds; None when there is none. Fields of proc(5): 22 of stat, btime."""
+    """When a process started, in epoch seconds; None when there is none. Field 22 of stat in proc(5)."""
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     if pid == "0" or not fields:
         return None
-    boot = next(line.split()[1] for line in _read("/proc/stat").splitlines() if line.startswith("btime"))
-    return int(boot) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    # not btime of /proc/stat, which is in whole seconds
+    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return boot + int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _free_space(paths: Iterable[str]) -> dict[str, int]:
@@ -99,8 +101,8 @@ def _free_space(paths: Iterable[str]) -> dict[str, int]:
     found = {}
     for path in paths:
         place = path
-        while not os.path.exists(place):
-            place = os.path.dirname(place)
+        while not os.path.exists(place) and place != "/":
+            place = os.path.dirname(place) or "/"
         found[path] = shutil.disk_usage(place).free
     return found
 

@@ -22,11 +22,13 @@ def problems(
     track: Track,
     layout: Mapping[str, Any],
     space_gib: float,
+    absent: Sequence[str] = (),
 ) -> list[Refused]:
     """Return what stands in the way.
 
     ``observed`` is what ownmetal.codex.tree saw: system, ports, paths (of models, their config.json, chat templates and the
-    environment), free_space of the environments' directory. ``space_gib`` is what a new environment needs.
+    environment), free_space of the environments' directory. ``space_gib`` is what a new environment needs; ``absent`` names
+    instances that will give up their ports.
     """
     machine = observed["system"]["machine"]
     found = []
@@ -39,8 +41,9 @@ def problems(
         if free < space_gib:
             why = f"{server} has {free:.1f} GiB free for it, and building an environment takes {space_gib} GiB."
             found.append(Refused("vllm_directory", why, "Free some space, or name a directory on a larger disk."))
+    ours = {unit_name(name) for name in [*(instance["name"] for instance in instances), *absent]}
     for instance in instances:
-        found += [*_files(server, instance, observed["paths"], layout), *_port(server, instance, instances, observed["ports"])]
+        found += [*_files(server, instance, observed["paths"], layout), *_port(server, instance, ours, observed["ports"])]
     return found
 
 
@@ -72,8 +75,7 @@ def _files(server: str, instance: Mapping[str, Any], paths: Mapping[str, Any], l
     return found
 
 
-def _port(server: str, instance: Mapping[str, Any], instances: Sequence[Mapping[str, Any]], ports: Mapping[str, Any]) -> list[Refused]:
-    ours = {unit_name(other["name"]) for other in instances}
+def _port(server: str, instance: Mapping[str, Any], ours: set[str], ports: Mapping[str, Any]) -> list[Refused]:
     for holder in ports[str(instance["port"])]:
         overlap = instance["host"] in EVERYWHERE or holder["address"] in (*EVERYWHERE, instance["host"])
         if overlap and holder.get("unit") not in ours:

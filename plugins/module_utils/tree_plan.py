@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from .errors import Refused
-from .toml_merge import merge_toml, unmerge_toml
 from .tree import STATES
 
 KEYS = {
@@ -143,6 +142,9 @@ def _plan_one(file: Wanted, have: Mapping[str, Any], result: Plan) -> None:
 
 
 def _merged(file: Wanted, have: Mapping[str, Any]) -> tuple[str, Optional[str]]:
+    # only who merges needs tomlkit on the controller
+    from .toml_merge import merge_toml, unmerge_toml  # noqa: PLC0415 - see above
+
     existing, managed = _text(have.get("content")), file.text or ""
     if file.state == "file":
         return "file", merge_toml(existing, managed, where=have["path"])

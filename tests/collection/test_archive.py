@@ -39,8 +39,8 @@ def settings(installed):
 def test_the_archive_has_only_what_users_need(installed):
     top = {path.name for path in (installed / "collections/ansible_collections/ownmetal/codex").iterdir()}
     assert {"roles", "plugins", "playbooks", "meta", "README.md", "LICENSE", "MANIFEST.json"} <= top
-    assert top.isdisjoint({".venv", ".collections", ".git", ".cache", ".ansible", "secrets"})
-    assert not list((installed / "collections").rglob("secrets"))
+    assert top.isdisjoint({".venv", ".collections", ".git", ".cache", ".ansible", ".secrets"})
+    assert not list((installed / "collections").rglob(".secrets"))
 
 
 def test_the_installed_playbook_runs_by_its_full_name(installed):

@@ -1,11 +1,14 @@
 """Every inventory of the repository loads, says what its README says, and has the instances that it should."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from ansible_collections.ownmetal.codex.plugins.module_utils.api_key import read_or_make
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOW = """
@@ -56,3 +59,13 @@ def test_the_labs_inventory_has_its_groups():
     listing = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     assert listing["gpu_servers"]["hosts"] == ["server1"]
     assert listing["developers"]["hosts"] == ["dev1"]
+
+
+def test_a_key_beside_the_inventory_is_no_host(tmp_path):
+    """Ansible reads an inventory's folder recursively: a key file that it took for a list of hosts would be shown everywhere."""
+    shutil.copytree(ROOT / "inventories/example", tmp_path / "mine")
+    defaults = yaml.safe_load((ROOT / "roles/vllm/defaults/main.yml").read_text())
+    path = defaults["vllm_api_key_file"].replace("{{ inventory_dir }}", str(tmp_path / "mine"))
+    key = read_or_make(path)
+    command = [str(Path(sys.executable).parent / "ansible-inventory"), "-i", str(tmp_path / "mine"), "--list"]
+    assert key not in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from ansible_collections.ownmetal.codex.plugins.module_utils.api_key import PLACEHOLDER, read_or_make
+from ansible_collections.ownmetal.codex.plugins.module_utils.api_key import PLACEHOLDER, read_or_make, usable
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import instances
 from ansible_collections.ownmetal.codex.plugins.module_utils.data_files import track
 from ansible_collections.ownmetal.codex.plugins.module_utils.environment import environment_id
@@ -63,6 +63,11 @@ def test_a_server_is_judged(keys, observed, words):
     found = [str(refused) for refused in problems("gpu1", one(**keys), observed, TRACK, LAYOUT, 6)]
     assert bool(found) == bool(words), found
     assert words is None or words in found[0]
+
+
+def test_an_instance_that_goes_leaves_its_port_to_the_next():
+    observed = seen(ports=holder("127.0.0.1", "vllm@old.service"))
+    assert problems("gpu1", one(), observed, TRACK, LAYOUT, 6, absent=["old"]) == []
 
 
 def test_what_is_judged_is_looked_at():
@@ -155,6 +160,16 @@ def test_a_bad_key_file_is_refused_without_showing_it(tmp_path, text, mode, word
         read_or_make(str(path))
     assert words in str(caught.value)
     assert not text or text not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["", "short", None, "two words that are long", "x" * 20 + " "])
+def test_a_key_that_is_none_is_no_key(key):
+    assert not usable(key)
+
+
+def test_a_key_file_whose_place_depends_on_the_working_directory_is_refused():
+    with pytest.raises(Refused, match="Write an absolute path"):
+        read_or_make("secrets/key")
 
 
 def test_addresses_of_the_kernel_are_read():

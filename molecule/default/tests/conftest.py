@@ -13,7 +13,7 @@ import testinfra
 
 ROOT = Path(__file__).resolve().parents[3]
 INVENTORY = ROOT / "inventories/lab"
-KEY_FILE = INVENTORY / "secrets/vllm_api_key"
+KEY_FILE = INVENTORY / ".secrets/vllm_api_key"
 
 
 def lab_host(name):
