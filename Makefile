@@ -9,7 +9,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # a machine that forbids bytecode would make every Python program start slowly
 unexport PYTHONDONTWRITEBYTECODE
 # the lab needs root; its files stay the user's
-ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=LAB_ID,LAB_NAME,XDG_CACHE_HOME,http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY)
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 LAB := $(ROOT) $(TOOLS)/bin/python -m lab
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ownmetal
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LAB = [*([] if os.geteuid() == 0 else ["sudo", "--preserve-env=LAB_ID,LAB_NAME,XDG_CACHE_HOME"]), sys.executable, "-m", "lab"]
+LAB = [*([] if os.geteuid() == 0 else ["sudo", "--preserve-env"]), sys.executable, "-m", "lab"]
 ROLE = re.compile(r"^([\w.]+) -+ ([\d.]+)s$", re.MULTILINE)
 
 
