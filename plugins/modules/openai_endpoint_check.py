@@ -101,7 +101,7 @@ EXAMPLES = r"""
     base_url: http://server1:8001/v1
     model: micro
   register: __endpoint
-  failed_when: false
+  failed_when: false # the verdicts are looked at afterwards
 """
 
 RETURN = r"""
