@@ -52,7 +52,7 @@ bench: lab-up ## time and round trips of a first and a second run of site.yml
 	python bench/site.py
 
 relock: tools ## make the hash-locked requirements anew from their .in files, and show what changed
-	eval "$$(python -m lab uv-settings)" && tools/relock
+	eval "$$(python -m lab uv-settings)" && python tools/relock.py
 
 docs: tools ## write the generated parts of the documentation
 	python tools/generate_docs.py
