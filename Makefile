@@ -13,7 +13,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 LAB := $(ROOT) $(TOOLS)/bin/python -m lab
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ownmetal
 
-.PHONY: help site verify uninstall lab-up lab-down test lint unit molecule bench relock docs build tools clean
+.PHONY: help site plan facts flags verify uninstall lab-up lab-down test lint unit molecule bench relock docs build tools clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ help: ## list the commands
 site: lab-up ## the main job: the whole chain on the embedded lab, proved by a tool call of the real Codex
 	ansible-playbook site.yml -i inventories/lab
 	@echo "The chain works. Look around: $(LAB) exec dev1 runuser -u dev -- codex --version. Take the lab away: make lab-down"
+
+plan: lab-up ## what would run on the lab's servers, whether it fits, and why not
+	ansible-playbook playbooks/plan.yml -i inventories/lab
 
 verify: ## prove the lab's chain again, changing nothing
 	ansible-playbook playbooks/verify.yml -i inventories/lab
@@ -53,6 +56,12 @@ bench: lab-up ## time and round trips of a first and a second run of site.yml
 
 relock: tools ## make the hash-locked requirements anew from their .in files, and show what changed
 	eval "$$(python -m lab uv-settings)" && python tools/relock.py
+
+facts: tools ## the compatibility facts that nobody checked in the last 90 days
+	python tools/stale_facts.py
+
+flags: tools ## make the flag catalogue of a vLLM release anew: make flags RELEASE=0.32.0
+	python tools/flag_catalogue.py --release $(RELEASE) --write
 
 docs: tools ## write the generated parts of the documentation
 	python tools/generate_docs.py

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the micro model: a test fixture that the real vLLM serves, and that makes real tool calls.
 
-usage: micro_model.py OUT_DIR [--heads N] [--layers N]
+usage: micro_model.py OUT_DIR [--heads N] [--kv-heads N] [--layers N]
 
 It is a Llama checkpoint of a few megabytes that knows a handful of answers by heart. It needs no download and
 no training, only the standard library, and its bytes are the same every time. It is no language model: it reads
@@ -237,7 +237,7 @@ def successors(chains: Mapping[str, list[str]], thought: list[str]) -> dict[str,
 
 
 def build_weights(
-    chains: Mapping[str, list[str]], thought: list[str], vocabulary: Vocabulary, heads: int, layers: int
+    chains: Mapping[str, list[str]], thought: list[str], vocabulary: Vocabulary, heads: int, kv_heads: int, layers: int
 ) -> dict[str, Matrix]:
     """Return name -> weight. Only the first head of the first layer does anything; the others hold zeros.
 
@@ -266,7 +266,8 @@ def build_weights(
 
     weights = {"model.embed_tokens.weight": embedding}
     for layer in range(layers):
-        query, key, value = (zeros(heads * HEAD_SIZE, hidden) for _ in range(3))
+        query = zeros(heads * HEAD_SIZE, hidden)
+        key, value = (zeros(kv_heads * HEAD_SIZE, hidden) for _ in range(2))
         back = zeros(hidden, heads * HEAD_SIZE)
         if layer == 0:
             slowest = HEAD_SIZE // 2 - 1  # the pair that the rotary embedding turns least: blind to distance
@@ -362,11 +363,12 @@ def tokenizer(vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
-def build_files(heads: int = 1, layers: int = 1) -> dict[str, bytes]:
-    """Return file name -> content of the whole model directory."""
+def build_files(heads: int = 1, layers: int = 1, kv_heads: int | None = None) -> dict[str, bytes]:
+    """Return file name -> content of the whole model directory; as many key and value heads as heads, unless told."""
+    kv_heads = kv_heads or heads
     chains, thought = build_chains()
     vocabulary = build_vocabulary(chains, thought)
-    weights = build_weights(chains, thought, vocabulary, heads, layers)
+    weights = build_weights(chains, thought, vocabulary, heads, kv_heads, layers)
     end, begin = vocabulary.ids[EOS], vocabulary.ids[BOS]
     ends = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": end}
     config = {
@@ -377,7 +379,7 @@ def build_files(heads: int = 1, layers: int = 1) -> dict[str, bytes]:
         "intermediate_size": HEAD_SIZE,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": heads,
+        "num_key_value_heads": kv_heads,
         "head_dim": HEAD_SIZE,
         "hidden_act": "silu",
         "max_position_embeddings": CONTEXT,
@@ -414,12 +416,12 @@ def build_files(heads: int = 1, layers: int = 1) -> dict[str, bytes]:
     }
 
 
-def write(out: Path, heads: int = 1, layers: int = 1) -> bool:
+def write(out: Path, heads: int = 1, layers: int = 1, kv_heads: int | None = None) -> bool:
     """Make ``out`` hold the model and return whether anything changed. It is never there half written.
 
     Raises FileExistsError when ``out`` holds something that is not a micro model.
     """
-    files = build_files(heads, layers)
+    files = build_files(heads, layers, kv_heads)
     present = {path.name for path in out.iterdir()} if out.is_dir() else set()
     foreign = ["itself, which is no directory"] if out.exists() and not out.is_dir() else sorted(present - set(files))
     if foreign:
@@ -446,12 +448,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Write the micro model, a test fixture for the real vLLM.")
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
     parser.add_argument("--heads", type=int, default=1, help="attention heads: at least one per tensor-parallel rank")
+    parser.add_argument(
+        "--kv-heads", type=int, help="key and value heads, shared by the attention heads in equal parts (default: one each)"
+    )
     parser.add_argument("--layers", type=int, default=1, help="layers: at least one per pipeline stage")
     options = parser.parse_args()
     if options.heads < 1 or options.layers < 1:
         parser.error("--heads and --layers start at 1")
+    if options.kv_heads is not None and (options.kv_heads < 1 or options.heads % options.kv_heads):
+        parser.error("--kv-heads has to divide --heads")
     try:
-        changed = write(options.out, options.heads, options.layers)
+        changed = write(options.out, options.heads, options.layers, options.kv_heads)
     except FileExistsError as error:
         parser.error(str(error))
     print(f"{'written' if changed else 'unchanged'}: {options.out} (the micro model, a test fixture)")

@@ -9,7 +9,6 @@ with the packages of its own time.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +53,7 @@ def main() -> int:
         done &= lock(LOCKS / "uv.in", "--universal", "--python-version", "3.10")
     for name in names:
         done &= lock(LOCKS / f"{name}.in", *track_options(name, tracks[name]))
-    subprocess.run(["git", "--no-pager", "diff", "--stat", "--", "requirements", LOCKS], cwd=ROOT, env={**os.environ, "GIT_PAGER": ""}, check=False)
+    subprocess.run(["git", "--no-pager", "diff", "--stat", "--", "requirements", LOCKS], cwd=ROOT, check=False)
     return 0 if done else 1
 
 

@@ -12,16 +12,18 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.ownmetal.codex.plugins.module_utils import catalogue as core
 from ansible_collections.ownmetal.codex.plugins.module_utils import layout, server_state
 from ansible_collections.ownmetal.codex.plugins.module_utils.api_key import usable
-from ansible_collections.ownmetal.codex.plugins.module_utils.data_files import track as find_track
 from ansible_collections.ownmetal.codex.plugins.module_utils.diagnoses import journal_signatures
 from ansible_collections.ownmetal.codex.plugins.module_utils.environment import environment_id
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.folder_digest import folder_digest
-from ansible_collections.ownmetal.codex.plugins.module_utils.inventory_names import misspelt
+from ansible_collections.ownmetal.codex.plugins.module_utils.inventory_names import misspelt, unknown
 from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import problems as python_problems
 from ansible_collections.ownmetal.codex.plugins.module_utils.restarts import instances_to_restart
+from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import track as find_track
 
+# defaults of roles, which other hosts cannot see (a test compares them)
 DEFAULT_TRACK = "cpu-py311"
+DEFAULT_CODEX = "0.169.0"
 
 
 def readable(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,18 +41,24 @@ def readable(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def instances(everyone: Any, group: Any, host: Any, track: str) -> list[dict[str, Any]]:
     """Merge and check the three variables of one server."""
-    return core.instances([everyone, group, host], track)
+    return core.instances([everyone, group, host], find_track(track))
 
 
-def problems(everyone: Any, group: Any, host: Any, track: str) -> list[str]:
-    """Return the sentences about what is wrong with a server's instances; none when nothing is."""
-    try:
-        for instance in core.instances([everyone, group, host], track):
-            if instance["model_source"]:
-                layout.model_path(instance, "")  # the controller must have it
-    except Refused as refused:
-        return str(refused).splitlines()
-    return []
+def codex_machines(hostvars: Mapping[str, Any], hosts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return, of the developer machines, what a server's plan wants to know: host, version and extra."""
+    return [
+        {
+            "host": host,
+            "version": str(hostvars[host].get("codex_version", DEFAULT_CODEX)),
+            "extra": hostvars[host].get("codex_extra_config", {}),
+        }
+        for host in hosts
+    ]
+
+
+def sentences(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the refusals or warnings of a plan as sentences."""
+    return [f"{row['where']}: {row['why']} {row['instead']}".strip() for row in rows]
 
 
 def catalogue(hostvars: Mapping[str, Any], servers: Sequence[str], track: str = DEFAULT_TRACK) -> list[dict[str, Any]]:
@@ -83,38 +91,18 @@ def path_problems(paths: Mapping[str, Any]) -> list[str]:
     return [str(Refused(name, f"{path!r} is no absolute path.", "Begin it with /.")) for name, path in wrong.items()]
 
 
-def python_mismatch(version: Any, track: str) -> list[str]:
-    """Return the sentence about a python_version that the track's wheels are not for."""
-    wanted = find_track(track).python
-    if str(version) == wanted:
-        return []
-    return [
-        str(
-            Refused(
-                f"python_version {version}", f"the wheels of vllm_track {track} are for {wanted}.", f'Write python_version: "{wanted}".'
-            )
-        )
-    ]
-
-
 def misspelt_variables(names: Sequence[str], specs: Mapping[str, Any], *more: str) -> list[str]:
     """Return a sentence for each variable name that is very like one of a role's argument specs."""
-    known = {option for spec in specs["argument_specs"].values() for option in spec.get("options", {})}
-    return [str(refused) for refused in misspelt(names, known | set(more))]
+    return [str(refused) for refused in misspelt(names, _options(specs) | set(more))]
 
 
-def server_problems(
-    instances: Sequence[Mapping[str, Any]],
-    server: str,
-    observed: Mapping[str, Any],
-    track: str,
-    layout: Mapping[str, Any],
-    space_gib: Any,
-    absent: Sequence[str] = (),
-) -> list[str]:
-    """Return the sentences about what stands in the way on a server."""
-    found = server_state.problems(server, instances, observed, find_track(track), layout, float(space_gib), absent)
-    return [str(refused) for refused in found]
+def unknown_variables(names: Sequence[str], role: str, specs: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each variable name with a role's prefix that is none of its argument specs."""
+    return [str(refused) for refused in unknown(role, names, _options(specs))]
+
+
+def _options(specs: Mapping[str, Any]) -> set[str]:
+    return {option for spec in specs["argument_specs"].values() for option in spec.get("options", {})}
 
 
 class FilterModule:
@@ -124,7 +112,6 @@ class FilterModule:
         """Return them by name."""
         functions = {
             "instances": instances,
-            "instance_problems": problems,
             "instance_config": core.config,
             "is_local": core.is_local,
             "local_url": core.local_url,
@@ -133,7 +120,6 @@ class FilterModule:
             "catalogue_problems": catalogue_problems,
             "key_problems": key_problems,
             "path_problems": path_problems,
-            "python_mismatch": python_mismatch,
             "python_problems": lambda *words: [str(refused) for refused in python_problems(*words)],
             "track": lambda name: vars(find_track(name)),
             "environment_id": environment_id,
@@ -144,7 +130,9 @@ class FilterModule:
             "absent_instance_files": layout.absent_instance_files,
             "unit_paths": layout.unit_paths,
             "files_to_see": server_state.files_to_see,
-            "server_problems": server_problems,
             "misspelt_variables": misspelt_variables,
+            "unknown_variables": unknown_variables,
+            "codex_machines": codex_machines,
+            "sentences": sentences,
         }
         return {name: readable(function) for name, function in functions.items()}

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from .catalogue import is_local
-from .data_files import nearest
-from .errors import Refused
+from .errors import Refused, nearest
 
 FIRST_RESPONSES = (0, 95)  # older ones speak only chat completions by default, and their config has other keys
 ASSUMED_CONTEXT = 272_000  # tokens; what Codex takes for the context of a model that it does not know

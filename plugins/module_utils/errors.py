@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Optional
 
 
 class Refused(ValueError):
@@ -14,12 +16,16 @@ class Refused(ValueError):
     cannot work, and what to write instead.
     """
 
-    def __init__(self, where: str, why: str, instead: str) -> None:
-        """Take the name of the variable, key, file or host; the reason; and the words to write."""
+    def __init__(self, where: str, why: str, instead: str, proposal: Optional[Mapping[str, Any]] = None) -> None:
+        """Take the name of the variable, key, file or host; the reason; and the words to write.
+
+        ``proposal`` is the same as inventory variables, where there are such: ``{"vllm_track": "cu12-py312"}``.
+        """
         super().__init__(f"{where}: {why} {instead}".strip())
         self.where = where
         self.why = why
         self.instead = instead
+        self.proposal = proposal
 
 
 class ManyRefused(Refused):
@@ -30,4 +36,15 @@ class ManyRefused(Refused):
         self.refusals = list(refusals)
         ValueError.__init__(self, "\n".join(str(refusal) for refusal in self.refusals))
         first = self.refusals[0]
-        self.where, self.why, self.instead = first.where, first.why, first.instead
+        self.where, self.why, self.instead, self.proposal = first.where, first.why, first.instead, first.proposal
+
+
+def closest(word: str, known: Iterable[str]) -> Optional[str]:
+    """Return the known word that is most like ``word``, None when none is."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
+
+
+def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
+    """Return the sentence that says what to write instead of an unknown word."""
+    close = closest(word, known)
+    return f"Did you mean {close}?" if close else otherwise

@@ -1,13 +1,15 @@
 # Copyright: (c) 2026, the ownmetal.codex authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Misspelt variable names: Ansible itself ignores a variable that no one reads."""
+"""Names of variables that no role reads: Ansible itself ignores them."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
+from . import compatibility
 from .errors import Refused
+from .instance_keys import KEYS
 
 ALIKE = 0.85  # of difflib's ratio: catches a letter left out or swapped, leaves a team's own names alone
 
@@ -21,3 +23,26 @@ def misspelt(names: Iterable[str], known: Iterable[str]) -> list[Refused]:
         if close and not name.startswith("__"):
             found.append(Refused(name, "is read by no role.", f"Did you mean {close[0]}?"))
     return found
+
+
+def unknown(role: str, names: Iterable[str], known: Iterable[str]) -> list[Refused]:
+    """Return a refusal for each of ``names`` that begins with the role's prefix and that the role does not read.
+
+    A name of other guides, or of a key that stands in the wrong place, is told where it belongs.
+    """
+    known = sorted(known)
+    return [_unknown(role, name, known) for name in sorted(set(names) - set(known)) if not name.startswith("__")]
+
+
+def _unknown(role: str, name: str, known: list[str]) -> Refused:
+    why = "is read by no role."
+    renamed = compatibility.renamed_variable(name)
+    if renamed:
+        return Refused(name, why, f"Write {renamed.instead}.")
+    close = next(iter(difflib.get_close_matches(name, known, n=1, cutoff=ALIKE)), None)
+    if close:
+        return Refused(name, why, f"Did you mean {close}?")
+    key = name.removeprefix(f"{role}_")
+    if role == "vllm" and key in KEYS:
+        return Refused(name, why, f"Write {key}: in an entry of vllm_instances.")
+    return Refused(name, why, f"Remove it; a variable of your own needs a name that does not begin with {role}_.")

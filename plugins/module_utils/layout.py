@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .catalogue import own_template
+from .chat_templates import text as chat_template_text
 from .folder_digest import folder_digest
 
 Layout = Mapping[str, Any]
@@ -36,6 +38,7 @@ def _own_paths(name: str, layout: Layout) -> dict[str, str]:
         "model": f"{home}/model",
         "config": f"{layout['config']}/{name}.yaml",
         "variables": f"{layout['config']}/{name}.env",
+        "template": f"{layout['config']}/{name}.jinja",
     }
 
 
@@ -50,6 +53,7 @@ def instance_files(instances: Sequence[Mapping[str, Any]], layout: Layout) -> li
             {"dest": path["environment"], "state": "link", "target": layout["environment"]},
             {"dest": path["model"], "state": "link", "target": model_path(instance, layout["models"])},
             {"dest": path["config"], "template": "etc/vllm/instance.yaml.j2", "vars": {"instance": instance}},
+            {"dest": path["template"], **_chat_template(instance)},
             {
                 "dest": path["variables"],
                 "template": "etc/vllm/instance.env.j2",
@@ -61,10 +65,14 @@ def instance_files(instances: Sequence[Mapping[str, Any]], layout: Layout) -> li
     return entries
 
 
+def _chat_template(instance: Mapping[str, Any]) -> dict[str, str]:
+    return {"content": chat_template_text(instance["chat_template"])} if own_template(instance) else {"state": "absent"}
+
+
 def absent_instance_files(names: Sequence[str], layout: Layout) -> list[dict[str, Any]]:
     """Return the tree's entries that take instances away; models and environments stay."""
     paths = [_own_paths(name, layout) for name in names]
-    return [{"dest": path[key], "state": "absent"} for path in paths for key in ("config", "variables", "home")]
+    return [{"dest": path[key], "state": "absent"} for path in paths for key in ("config", "variables", "template", "home")]
 
 
 def unit_paths(instances: Sequence[Mapping[str, Any]], layout: Layout) -> dict[str, list[str]]:
@@ -72,6 +80,6 @@ def unit_paths(instances: Sequence[Mapping[str, Any]], layout: Layout) -> dict[s
     result = {}
     for instance in instances:
         path = _own_paths(instance["name"], layout)
-        own = [path[key] for key in ("environment", "model", "config", "variables")]
+        own = [path[key] for key in ("environment", "model", "config", "variables", "template")]
         result[unit_name(instance["name"])] = [*own, *layout["shared"]]
     return result

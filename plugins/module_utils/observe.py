@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
+from . import gpus
+from .model_folder import read_folder
 from .tree import expand, read_state
 
 UNIT_PROPERTIES = (
@@ -27,9 +29,9 @@ LISTEN = "0A"  # the state TCP_LISTEN in /proc/net/tcp
 def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
     """Return what is asked for.
 
-    ``wanted`` has lists under any of paths, users, packages, units, ports, free_space; the answer has a dict
-    under each of them, keyed by the thing asked for (ports as text), and always ``system``: name ("debian"),
-    version ("12"), machine ("x86_64").
+    ``wanted`` has lists under any of paths, users, packages, units, ports, free_space, models (folders), gpus (makers: "nvidia");
+    the answer has a dict under each of them, keyed by the thing asked for (ports as text), and always ``system``: name
+    ("debian"), version ("12"), machine ("x86_64"), glibc ("2.36"), memory (bytes).
     """
     looks: dict[str, Callable[[list[Any]], dict[str, Any]]] = {
         "paths": _paths,
@@ -38,15 +40,27 @@ def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
         "units": _units,
         "ports": _ports,
         "free_space": _free_space,
+        "models": lambda folders: {folder: read_folder(folder) for folder in folders},
+        "gpus": lambda makers: {maker: gpus.look() for maker in makers},
     }
     found = {kind: look(wanted.get(kind) or []) for kind, look in looks.items()}
     return {**found, "system": _system()}
 
 
-def _system() -> dict[str, str]:
+def _system() -> dict[str, Any]:
     release = dict(line.split("=", 1) for line in _read("/etc/os-release").splitlines() if "=" in line)
     name, version = (release.get(key, "").strip("\"'") for key in ("ID", "VERSION_ID"))
-    return {"name": name, "version": version, "machine": platform.machine()}
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {"name": name, "version": version, "machine": platform.machine(), "glibc": _glibc(), "memory": memory}
+
+
+def _glibc() -> str:
+    """Return the C library's version; empty where it is another one."""
+    try:
+        library, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    except ValueError:  # musl knows no such name
+        return ""
+    return version if library == "glibc" else ""
 
 
 def _packages(names: list[str]) -> dict[str, bool]:

@@ -6,8 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .data_files import pythons
+from . import compatibility
 from .errors import Refused
+
+APT = ("debian", "ubuntu")
+
+
+def installable() -> list[compatibility.System]:
+    """Return the systems that the roles install on: those with apt."""
+    return [system for system in compatibility.systems() if system.name.partition(" ")[0] in APT]
 
 
 def problems(version: str, host: str, system: Mapping[str, str]) -> list[Refused]:
@@ -15,14 +22,13 @@ def problems(version: str, host: str, system: Mapping[str, str]) -> list[Refused
 
     ``system`` has name and version as in /etc/os-release ("debian", "12").
     """
-    known = pythons()
     name = f"{system['name']} {system['version']}"
-    if name not in known:
-        return [
-            Refused(f"python_version {version}", f"{host} runs {name}, which this role does not know.", f"It knows {', '.join(known)}.")
-        ]
-    if str(version) not in known[name]:
-        others = [system for system, versions in known.items() if str(version) in versions]
-        instead = f'Write python_version: "{known[name][0]}"' + (f", or use a host with {others[0]}." if others else ".")
-        return [Refused(f"python_version {version}", f"{host} runs {name}, whose packages have {', '.join(known[name])}.", instead)]
+    known = compatibility.system(name)
+    if known is None or known not in installable():
+        names = ", ".join(row.name for row in installable())
+        return [Refused(f"python_version {version}", f"{host} runs {name}, which this role does not know.", f"It knows {names}.")]
+    if str(version) not in known.pythons:
+        others = [row.name for row in installable() if str(version) in row.pythons]
+        instead = f'Write python_version: "{known.pythons[0]}"' + (f", or use a host with {' or '.join(others)}." if others else ".")
+        return [Refused(f"python_version {version}", f"{host} runs {name}, whose packages have {', '.join(known.pythons)}.", instead)]
     return []

@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .catalogue import EVERYWHERE
-from .data_files import Track
+from .catalogue import EVERYWHERE, own_template
+from .chat_templates import names as chat_templates
 from .errors import Refused
+from .instance_rules import change
 from .layout import model_path, unit_name
 
 GIB = 1 << 30
@@ -19,31 +20,24 @@ def problems(
     server: str,
     instances: Sequence[Mapping[str, Any]],
     observed: Mapping[str, Any],
-    track: Track,
     layout: Mapping[str, Any],
     space_gib: float,
-    absent: Sequence[str] = (),
 ) -> list[Refused]:
-    """Return what stands in the way.
+    """Return what stands in the way of instances (those with ``state: absent`` give up their ports).
 
-    ``observed`` is what ownmetal.codex.tree saw: system, ports, paths (of models, their config.json, chat templates and the
-    environment), free_space of the environments' directory. ``space_gib`` is what a new environment needs; ``absent`` names
-    instances that will give up their ports.
+    ``observed`` is what ownmetal.codex.tree saw: ports, paths (of chat templates and the environment), and free_space of the
+    environments' directory. ``space_gib`` is what a new environment needs.
     """
-    machine = observed["system"]["machine"]
     found = []
-    if machine != track.machine:
-        found.append(
-            Refused("vllm_track", f"{track.name} is for {track.machine}, and {server} is {machine}.", "Choose a track for that machine.")
-        )
     if not observed["paths"][layout["environment"]]["exists"]:
         free = min(observed["free_space"].values()) / GIB
         if free < space_gib:
             why = f"{server} has {free:.1f} GiB free for it, and building an environment takes {space_gib} GiB."
             found.append(Refused("vllm_directory", why, "Free some space, or name a directory on a larger disk."))
-    ours = {unit_name(name) for name in [*(instance["name"] for instance in instances), *absent]}
+    ours = {unit_name(instance["name"]) for instance in instances}
     for instance in instances:
-        found += [*_files(server, instance, observed["paths"], layout), *_port(server, instance, ours, observed["ports"])]
+        if instance["state"] == "present":
+            found += [*_template(server, instance, observed["paths"]), *_port(server, instance, ours, observed["ports"])]
     return found
 
 
@@ -52,27 +46,18 @@ def files_to_see(instances: Sequence[Mapping[str, Any]], layout: Mapping[str, An
     paths = [layout["environment"]]
     for instance in instances:
         model = model_path(instance, layout["models"])
-        paths += [model, f"{model}/config.json"]
-        paths += [instance["chat_template"]] if instance["chat_template"] else []
+        paths += [model]
+        paths += [instance["chat_template"]] if instance["chat_template"] and not own_template(instance) else []
     return paths
 
 
-def _files(server: str, instance: Mapping[str, Any], paths: Mapping[str, Any], layout: Mapping[str, Any]) -> list[Refused]:
-    where = f"vllm_instances {instance['name']}"
-    found = []
-    model = model_path(instance, layout["models"])
-    if instance["model"] and not paths[f"{model}/config.json"]["exists"]:
-        why = (
-            f"{server} has no folder {model}."
-            if not paths[model]["exists"]
-            else f"{model} on {server} holds no config.json, so it is no model."
-        )
-        instead = "Put the model's files there, correct the path, or write model_source: with a folder on the controller."
-        found.append(Refused(f"{where}: model", why, instead))
+def _template(server: str, instance: Mapping[str, Any], paths: Mapping[str, Any]) -> list[Refused]:
     template = instance["chat_template"]
-    if template and not paths[template]["exists"]:
-        found.append(Refused(f"{where}: chat_template", f"{server} has no file {template}.", "Put it there, or correct the path."))
-    return found
+    if template and not own_template(instance) and not paths[template]["exists"]:
+        where = f"vllm_instances {instance['name']}: chat_template"
+        instead = f"Put it there, correct the path, or write one of this collection's: {', '.join(chat_templates())}."
+        return [Refused(where, f"{server} has no file {template}.", instead, change(instance["name"], chat_template=None))]
+    return []
 
 
 def _port(server: str, instance: Mapping[str, Any], ours: set[str], ports: Mapping[str, Any]) -> list[Refused]:

@@ -101,6 +101,14 @@ options:
         description: Paths whose file system's free space is wanted.
         type: list
         elements: path
+      models:
+        description: Folders of models, of which config.json, the chat template and the weights' sizes are read.
+        type: list
+        elements: path
+      gpus:
+        description: Makers of GPUs; V(nvidia) is the one that is known.
+        type: list
+        elements: str
 attributes:
   check_mode:
     support: full

@@ -5,7 +5,6 @@ import os
 import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils.api_key import PLACEHOLDER, read_or_make, usable
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import instances
-from ansible_collections.ownmetal.codex.plugins.module_utils.data_files import track
 from ansible_collections.ownmetal.codex.plugins.module_utils.environment import environment_id
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.inventory_names import misspelt
@@ -14,6 +13,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.observe import deco
 from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import problems as python_problems
 from ansible_collections.ownmetal.codex.plugins.module_utils.restarts import instances_to_restart
 from ansible_collections.ownmetal.codex.plugins.module_utils.server_state import files_to_see, problems
+from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import track
 
 LAYOUT = {
     "config": "/etc/vllm",
@@ -22,18 +22,17 @@ LAYOUT = {
     "environment": "/opt/vllm/environments/e",
     "shared": ["/unit"],
 }
-TRACK = track("cpu-py311")
 THERE, AWAY = {"exists": True}, {"exists": False}
 
 
 def one(**keys):
-    return instances([[{"name": "coder", "model": "/srv/coder", **keys}]], "cpu-py311")
+    return instances([[{"name": "coder", "model": "/srv/coder", **keys}]], track("cpu-py311"))
 
 
-def seen(machine="x86_64", ports=None, free=100, **paths):
-    found = {"/opt/vllm/environments/e": THERE, "/srv/coder": THERE, "/srv/coder/config.json": THERE, "/t.jinja": AWAY}
+def seen(ports=None, free=100, **paths):
+    found = {"/opt/vllm/environments/e": THERE, "/srv/coder": THERE, "/t.jinja": AWAY}
     found.update({f"/{name}": state for name, state in paths.items()})
-    return {"system": {"machine": machine}, "paths": found, "ports": {"8000": ports or []}, "free_space": {"/opt": free << 30}}
+    return {"paths": found, "ports": {"8000": ports or []}, "free_space": {"/opt": free << 30}}
 
 
 def holder(address, unit="nginx.service"):
@@ -43,12 +42,10 @@ def holder(address, unit="nginx.service"):
 STATES = [
     # the instance      what is there                                                                   the refusal, or none
     ({}, seen(), None),
-    ({}, seen(machine="aarch64"), "vllm_track: cpu-py311 is for x86_64, and gpu1 is aarch64."),
     ({}, seen(free=1), None),  # the environment is there: nothing is built
     ({}, seen(free=1, **{"opt/vllm/environments/e": AWAY}), "gpu1 has 1.0 GiB free for it, and building an environment takes 6 GiB."),
-    ({}, seen(**{"srv/coder": AWAY, "srv/coder/config.json": AWAY}), "vllm_instances coder: model: gpu1 has no folder /srv/coder."),
-    ({}, seen(**{"srv/coder/config.json": AWAY}), "/srv/coder on gpu1 holds no config.json, so it is no model."),
     ({"chat_template": "/t.jinja"}, seen(), "chat_template: gpu1 has no file /t.jinja."),
+    ({"chat_template": "llama3_json", "tool_call_parser": "llama3_json"}, seen(), None),  # comes with the collection
     ({}, seen(ports=holder("127.0.0.1")), "port: 8000 on gpu1 is taken by nginx (pid 7, nginx.service)."),
     ({}, seen(ports=holder("0.0.0.0")), "Give the instance another port, or stop that program."),
     ({"host": "0.0.0.0"}, seen(ports=holder("10.0.0.1")), "is taken by nginx"),
@@ -60,14 +57,15 @@ STATES = [
 
 @pytest.mark.parametrize(("keys", "observed", "words"), STATES)
 def test_a_server_is_judged(keys, observed, words):
-    found = [str(refused) for refused in problems("gpu1", one(**keys), observed, TRACK, LAYOUT, 6)]
+    found = [str(refused) for refused in problems("gpu1", one(**keys), observed, LAYOUT, 6)]
     assert bool(found) == bool(words), found
     assert words is None or words in found[0]
 
 
 def test_an_instance_that_goes_leaves_its_port_to_the_next():
     observed = seen(ports=holder("127.0.0.1", "vllm@old.service"))
-    assert problems("gpu1", one(), observed, TRACK, LAYOUT, 6, absent=["old"]) == []
+    leaving = {"name": "old", "state": "absent"}
+    assert problems("gpu1", [*one(), leaving], observed, LAYOUT, 6) == []
 
 
 def test_what_is_judged_is_looked_at():
@@ -76,7 +74,7 @@ def test_what_is_judged_is_looked_at():
 
 def test_a_model_of_the_controller_lies_under_its_digest(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    source = instances([[{"name": "coder", "model_source": str(tmp_path)}]], "cpu-py311")
+    source = instances([[{"name": "coder", "model_source": str(tmp_path)}]], track("cpu-py311"))
     targets = {entry.get("target") for entry in instance_files(source, LAYOUT)}
     (tmp_path / "config.json").write_text("{} ")
     assert targets.isdisjoint({entry.get("target") for entry in instance_files(source, LAYOUT)} - {LAYOUT["environment"], None})
@@ -112,7 +110,12 @@ def test_an_environment_is_named_by_what_goes_into_it():
 
 PYTHONS = [
     ("3.11", "debian", "12", ""),
-    ("3.10", "debian", "12", 'python_version 3.10: gpu1 runs debian 12, whose packages have 3.11. Write python_version: "3.11".'),
+    (
+        "3.10",
+        "debian",
+        "12",
+        'gpu1 runs debian 12, whose packages have 3.11. Write python_version: "3.11", or use a host with ubuntu 22.04.',
+    ),
     ("3.11", "debian", "13", 'Write python_version: "3.13", or use a host with debian 12.'),
     ("3.11", "arch", "", "which this role does not know"),
 ]

@@ -1,5 +1,7 @@
 """What cannot work is refused in the operator's words, and the hosts stay as they were."""
 
+import re
+
 import pytest
 from conftest import causes
 
@@ -30,6 +32,15 @@ def unchanged(server, developer):
     assert after == before
 
 
+@pytest.fixture
+def old_driver(server):
+    """Let the server look like one with two GPUs on driver 570: a stand-in answers for nvidia-smi."""
+    script = "#!/bin/sh\\nfor gpu in 0 1; do echo $gpu, NVIDIA L40S, 46068, 8.9, 570.133.20; done\\n"
+    server.check_output(f"printf '{script}' > /usr/local/bin/nvidia-smi && chmod 755 /usr/local/bin/nvidia-smi")
+    yield
+    server.check_output("rm /usr/local/bin/nvidia-smi")
+
+
 MICRO = {"name": "micro"}
 REFUSED = {
     "an unknown key": (
@@ -46,7 +57,23 @@ REFUSED = {
     ),
     "a model that is not there": (
         {"name": "second", "model": "/srv/models/none", "port": 8100},
-        "vllm_instances second: model: server1 has no folder /srv/models/none.",
+        "vllm_instances second: model: there is no folder /srv/models/none (on server1).",
+    ),
+    "a context that the model does not have": (
+        {**MICRO, "max_model_len": 200000},
+        "vllm_instances micro: max_model_len: cannot be 200000: the model's longest context is 131072 tokens. Write max_model_len: 131072.",
+    ),
+    "ranks that the model cannot be split over": (
+        {**MICRO, "tensor_parallel_size": 2},
+        "vllm_instances micro: tensor_parallel_size: cannot be 2: its 1 attention heads do not divide by 2.",
+    ),
+    "more cache than the server has memory": (
+        {**MICRO, "environment": {"VLLM_CPU_KVCACHE_SPACE": 4000}},
+        "vllm_instances micro: max_model_len: does not fit: server1 has",
+    ),
+    "a name that Codex takes for its vendor's": (
+        {**MICRO, "served_model_name": ["gpt-5"]},
+        "vllm_instances micro: served_model_name: Codex takes 'gpt-5' for one of its vendor's models",
     ),
     "two instances on one port": (
         {"name": "second", "model": "/srv/models/none", "port": 8001},
@@ -67,6 +94,34 @@ def test_a_misspelt_variable_is_refused(playbook, unchanged):
     code, said = playbook("site", vllm_instances_hosts=[])
     assert code != 0
     assert "vllm_instances_hosts: is read by no role. Did you mean vllm_instances_host?" in said
+
+
+def test_a_variable_of_other_guides_is_refused(playbook, unchanged):
+    code, said = playbook("site", vllm_port=8000)
+    assert code != 0
+    assert "vllm_port: is read by no role." in said
+    assert "vllm_instances" in said
+
+
+def test_a_release_that_the_driver_cannot_run_is_refused(old_driver, unchanged, playbook):
+    code, said = playbook("site", vllm_track="cu13-py312", python_version="3.12")
+    assert code != 0
+    assert "vllm_track cu13-py312: its CUDA 13.0 needs the driver 580 or newer, and server1 has 570.133.20." in said
+
+
+def test_one_refused_server_stops_all_or_itself_alone(server, developer, playbook, unchanged):
+    """As a second server, the developer machine (Debian 13) has no Python for the track."""
+    why = "its wheels are for Python 3.11, and dev1 (debian 13) has 3.13 in its packages"
+    code, said = playbook("site", gpu_servers_group="all")
+    assert code != 0
+    assert why in said
+    assert "Nothing is changed on server1: dev1 is refused or was not reached" in said
+    code, said = playbook("gpu_servers", gpu_servers_group="all", vllm_plan_strict=False)
+    assert code != 0
+    assert why in said
+    assert "Nothing is changed on server1" not in said
+    assert re.search(r"server1 +: ok=\d+ +changed=0 +unreachable=0 +failed=0", said)
+    assert re.search(r"dev1 +: ok=\d+ +changed=0 +unreachable=0 +failed=1", said)
 
 
 def test_a_taken_port_is_refused(server, playbook, unchanged):

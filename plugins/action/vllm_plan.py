@@ -1,0 +1,65 @@
+# Copyright: (c) 2026, the ownmetal.codex authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Judge on the controller whether a server can run what the inventory gives it. Makes no connection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.ownmetal.codex.plugins.module_utils import server_state
+from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import VARIABLES
+from ansible_collections.ownmetal.codex.plugins.module_utils.host_rules import Host
+from ansible_collections.ownmetal.codex.plugins.module_utils.model_folder import read_folder
+from ansible_collections.ownmetal.codex.plugins.module_utils.planner import plan, refused_lines, report
+from ansible_collections.ownmetal.codex.plugins.module_utils.resolver import Codex, Spec, resolve
+
+NEEDED = frozenset({"server", "track"})
+WANTED = NEEDED | {"python", "instances", "instances_group", "instances_host", "codex"}
+OPTIONS = frozenset({"spec", "observed", "layout", "free_space_gib"})
+
+
+class ActionModule(ActionBase):
+    """All of ownmetal.codex.vllm_plan; see the module of that name for its documentation."""
+
+    _supports_check_mode = True
+    _VALID_ARGS = OPTIONS
+    _requires_connection = False
+
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
+        """Return ok, plan, report and refused."""
+        super().run(tmp, task_vars)
+        # plain data: what Ansible marks its values with is nothing to compare or to print
+        args = json.loads(json.dumps(self._task.args, default=str))
+        wanted = args.get("spec") or {}
+        strange, missing = sorted(set(wanted) - WANTED), sorted(name for name in NEEDED if not wanted.get(name))
+        if strange or missing:
+            raise AnsibleActionFail(
+                f"spec takes {', '.join(sorted(WANTED))}: {', '.join(strange) or 'no ' + ' and no '.join(missing)} is wrong."
+            )
+        spec = Spec(
+            str(wanted["server"]),
+            str(wanted["track"]),
+            str(wanted.get("python") or ""),
+            [wanted.get(name.removeprefix("vllm_")) for name in VARIABLES],
+            [Codex(one["host"], str(one["version"]), one.get("extra") or {}) for one in wanted.get("codex") or []],
+        )
+        found = plan_of(spec, args.get("observed"), args.get("layout"), float(args.get("free_space_gib") or 0))
+        return {"changed": False, "ok": found["ok"], "plan": found, "report": report(found), "refused": "\n".join(refused_lines(found))}
+
+
+def plan_of(spec: Spec, observed: Optional[Mapping[str, Any]], layout: Optional[Mapping[str, Any]], space_gib: float) -> dict[str, Any]:
+    """Return the plan; without ``observed`` that of the inventory, and of the models that the controller has."""
+    verdict = resolve(spec)
+    if verdict.refusals:
+        return plan(spec, verdict)
+    entries = [subject.entry for subject in verdict.subjects]
+    models = {entry["name"]: read_folder(entry["model_source"]) for entry in entries if entry["model_source"]}
+    if observed is None:
+        return plan(spec, resolve(spec, None, models))
+    models |= {entry["name"]: observed["models"][entry["model"]] for entry in entries if entry["model"]}
+    obstacles = server_state.problems(spec.server, verdict.instances, observed, layout, space_gib) if layout else []
+    return plan(spec, resolve(spec, Host.seen(observed), models), observed, obstacles)

@@ -1,0 +1,57 @@
+# Copyright: (c) 2026, the ownmetal.codex authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which NVIDIA GPUs a host has, as its own driver tells. Runs on the host."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+from typing import Any, Optional
+
+FIELDS = ("index", "name", "memory.total", "compute_cap", "driver_version")  # of `nvidia-smi --help-query-gpu`
+KERNEL_MODULE = "/proc/driver/nvidia/version"
+SECONDS = 60  # without the persistence daemon, the first question loads the driver for each of eight GPUs
+
+
+def look() -> dict[str, Any]:
+    """Return driver ("580.95.05" or None), gpus (index, name, memory in bytes, compute_capability) and problem (text or None)."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    except FileNotFoundError:
+        return {"driver": _loaded_driver(), "gpus": [], "problem": "there is no nvidia-smi, so no NVIDIA driver"}
+    except subprocess.TimeoutExpired:
+        return {"driver": _loaded_driver(), "gpus": [], "problem": f"nvidia-smi gave no answer in {SECONDS} s"}
+    if done.returncode:
+        said = " ".join((done.stdout + done.stderr).split())
+        return {"driver": _loaded_driver(), "gpus": [], "problem": f"nvidia-smi ended with {done.returncode}: {said}"}
+    return parse(done.stdout)
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Read what nvidia-smi printed for FIELDS; memory is in MiB there. A field that a GPU does not tell is None."""
+    gpus, driver = [], None
+    for row in csv.reader(text.splitlines(), skipinitialspace=True):
+        if len(row) != len(FIELDS) or not row[0].isdigit():
+            return {"driver": driver, "gpus": [], "problem": f"nvidia-smi printed what is no list of GPUs: {text.strip()[:200]}"}
+        index, name, memory, capability, driver = (field.strip() for field in row)
+        gpus.append(
+            {
+                "index": int(index),
+                "name": name,
+                "memory": int(memory) << 20 if memory.isdigit() else None,
+                "compute_capability": capability if re.fullmatch(r"\d+\.\d+", capability) else None,
+            }
+        )
+    return {"driver": driver, "gpus": gpus, "problem": None if gpus else "nvidia-smi lists no GPU"}
+
+
+def _loaded_driver() -> Optional[str]:
+    """Return the version of the kernel module that is loaded, None when none is."""
+    try:
+        with open(KERNEL_MODULE, encoding="ascii", errors="replace") as stream:
+            found = re.search(r"Kernel Module\s+(?:for \S+\s+)?(\d[\d.]+)", stream.read())
+    except OSError:
+        return None
+    return found.group(1) if found else None

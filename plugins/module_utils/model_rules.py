@@ -1,0 +1,381 @@
+# Copyright: (c) 2026, the ownmetal.codex authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Rules about one instance on one host: its model's family, size and context, its GPUs, and the Codex that will use it.
+
+Each rule yields (certain, refusal): what is not certain to fail is a warning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from . import compatibility, memory
+from .catalogue import own_template
+from .compatibility import Pair, Recognised, older
+from .errors import Refused
+from .flags import find as find_flags
+from .host_rules import Host, better_track
+from .instance_rules import change, plugin
+from .model_shape import Shape, shape
+from .tracks import Track
+
+GIB = 1 << 30
+STEP = 1024  # tokens; a context that is proposed is a multiple of it, where it is that long
+CPU_SPACE = "VLLM_CPU_KVCACHE_SPACE"
+# of the configuration that roles/codex writes (vars/main.yml; a test compares them)
+WRITTEN_BY_ROLE = {"web_search": "disabled", "agents.enabled": False}
+ANY_FORMAT = ("hf", "beam")  # parsers that read what the checkpoint itself describes (vLLM 0.33)
+LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+
+Finding = tuple[bool, Refused]
+
+
+@dataclass(frozen=True)
+class Codex:
+    """A developer machine: its inventory name, Codex's version, and the codex_extra_config laid over what the role writes."""
+
+    host: str
+    version: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An instance that is to run, with all that is known of it.
+
+    ``folder`` is what model_folder.read_folder saw; ``shape`` is None where the model was not seen or is not understood, and
+    ``unknown`` says what is not; ``others`` are the GPUs of other instances.
+    """
+
+    entry: Mapping[str, Any]
+    server: str
+    track: Track
+    host: Optional[Host]
+    folder: Mapping[str, Any]
+    shape: Optional[Shape]
+    unknown: Optional[str]
+    family: Optional[Recognised]
+    others: frozenset[int]
+    codex: Sequence[Codex]
+    known: Mapping[str, Track]
+
+    @property
+    def name(self) -> str:
+        """The instance's name."""
+        return str(self.entry["name"])
+
+    @property
+    def stages(self) -> int:
+        """Return the pipeline-parallel size."""
+        stages = self.entry["args"].get("pipeline-parallel-size")
+        return stages if isinstance(stages, int) else 1
+
+    @property
+    def context(self) -> int:
+        """Tokens that one request may have; 0 where nothing says it."""
+        return int(self.entry["max_model_len"] or (self.shape.max_context if self.shape else 0))
+
+    @property
+    def free(self) -> list[int]:
+        """The GPUs of the host that no other instance has."""
+        return [card["index"] for card in (self.host.gpus if self.host else ()) if card["index"] not in self.others]
+
+    @property
+    def cpu_space(self) -> Optional[int]:
+        """Bytes of a CPU's cache, where the inventory says it."""
+        text = self.entry["environment"].get(CPU_SPACE, "")
+        return int(text) * GIB if text.isdecimal() and int(text) else None
+
+    def track_with(self, floor: str) -> Optional[dict[str, Any]]:
+        """Return, as a proposal, a track that the host can run with a release not older than ``floor``."""
+        return better_track(
+            self.track, self.host, self.known, lambda other: other.device == self.track.device and not older(other.vllm, floor)
+        )
+
+    def refused(self, key: str, why: str, instead: str, **keys: Any) -> Refused:
+        """Return a refusal of a key of the instance, with ``keys`` as the proposal."""
+        return Refused(f"vllm_instances {self.name}: {key}", why, instead, change(self.name, **keys) if keys else None)
+
+    def fit(self, size: Optional[int] = None, context: Optional[int] = None, space: Optional[int] = None) -> Optional[memory.Fit]:
+        """Return whether it fits, as it is or with another tensor-parallel size, context or CPU cache; None: that cannot be told."""
+        if not self.shape or not self.host or not self.context:
+            return None
+        entry, arguments = self.entry, self.entry["args"]
+        cards = [card for card in self.host.gpus if card["index"] in (entry["gpus"] or [])]
+        sizes = [self.host.memory] if self.track.device == "cpu" else [card["memory"] for card in cards]
+        if not sizes or not all(sizes):
+            return None
+        size = size or entry["tensor_parallel_size"]
+        known = find_flags(self.track.vllm)
+        share = known.find("gpu-memory-utilization") if known else None
+        usual = memory.default_batch(min(sizes), self.track.device, size * self.stages, cards[0]["name"] if cards else "")
+        try:
+            return memory.fit(
+                self.shape,
+                min(sizes),
+                context or self.context,
+                memory.Batch(entry["max_num_batched_tokens"] or usual.tokens, entry["max_num_seqs"] or usual.sequences),
+                utilisation=entry["gpu_memory_utilization"] or (share.default if share else None) or memory.UTILISATION,
+                tensor_parallel=size,
+                pipeline_parallel=self.stages,
+                kv_dtype=str(arguments.get("kv-cache-dtype", "auto")),
+                block=arguments.get("block-size"),
+                device=self.track.device,
+                cpu_space=space or self.cpu_space,
+                eager=bool(arguments.get("enforce-eager")),
+            )
+        except ValueError:  # a shape or a cache that is not understood
+            return None
+
+
+def subjects(
+    server: str,
+    track: Track,
+    instances: Sequence[Mapping[str, Any]],
+    host: Optional[Host],
+    models: Mapping[str, Mapping[str, Any]],
+    codex: Sequence[Codex],
+    known: Mapping[str, Track],
+) -> list[Subject]:
+    """Return the instances that are to run, with what is known of their models."""
+    present = [entry for entry in instances if entry["state"] == "present"]
+    found = []
+    for entry in present:
+        folder = models.get(entry["name"]) or {}
+        understood = shape(folder["config"], folder.get("weight_bytes")) if folder.get("config") else None
+        others = frozenset(gpu for other in present if other is not entry for gpu in other["gpus"] or [])
+        template = folder.get("chat_template") if entry["chat_template"] is None else None
+        family = compatibility.family_of(folder.get("config") or {}, str(entry["model"] or entry["model_source"]), template)
+        usable = understood if understood and not understood.unknown else None
+        unknown = understood.unknown if understood else None
+        found.append(Subject(entry, server, track, host, folder, usable, unknown, family, others, codex, known))
+    return found
+
+
+def findings(subject: Subject) -> Iterator[Finding]:
+    """Yield what all rules say about an instance."""
+    for rule in RULES:
+        yield from rule(subject)
+
+
+def _folder(subject: Subject) -> Iterator[Finding]:
+    problem = subject.folder.get("problem")
+    if problem:
+        key, where = ("model", subject.server) if subject.entry["model"] else ("model_source", "the controller")
+        instead = "Put the model's files there, or correct the path."
+        yield True, subject.refused(key, f"{problem} (on {where}).", instead)
+
+
+def _context(subject: Subject) -> Iterator[Finding]:
+    if not subject.shape or not subject.entry["max_model_len"]:
+        return
+    longest = subject.shape.max_context
+    stretched = subject.entry["environment"].get(LONGER) or {"hf-overrides", "rope-scaling"} & set(subject.entry["args"])
+    if subject.context > longest and not stretched:
+        why = f"cannot be {subject.context}: the model's longest context is {longest} tokens."
+        yield True, subject.refused("max_model_len", why, f"Write max_model_len: {longest}.", max_model_len=longest)
+
+
+def _split(subject: Subject) -> Iterator[Finding]:
+    """Find a tensor-parallel size that vLLM refuses to split the model over."""
+    size = subject.entry["tensor_parallel_size"]
+    problem = memory.tensor_parallel_problem(subject.shape, size) if subject.shape else None
+    if problem:
+        yield True, _resized(subject, f"cannot be {size}: {problem}.", _largest_size(subject, size))
+
+
+def _gpus(subject: Subject) -> Iterator[Finding]:
+    """Find GPUs that the host does not have."""
+    if subject.track.device != "cuda" or not subject.host or not subject.host.gpus:
+        return
+    wanted, there = subject.entry["gpus"], [card["index"] for card in subject.host.gpus]
+    if set(wanted) <= set(there):
+        return
+    free = subject.free
+    shared = f", {len(there) - len(free)} of them for other instances" if len(free) < len(there) else ""
+    why = f"{len(wanted)} GPUs ({_listed(wanted)}) are wanted, and {subject.server} has {len(there)} ({_listed(there)}){shared}."
+    if len(wanted) <= len(free):
+        own = free[: len(wanted)]
+        yield True, subject.refused("gpus", why, f"Write gpus: {own}.", gpus=own)
+    else:
+        replicas = len(wanted) // subject.entry["tensor_parallel_size"]
+        yield True, _resized(subject, why, _largest_size(subject, len(free) // replicas))
+
+
+def _largest_size(subject: Subject, limit: int) -> int:
+    """Return the largest tensor-parallel size up to ``limit`` that the model can be split over; 0 for none."""
+    found = subject.shape
+    return next((size for size in range(limit, 0, -1) if not found or memory.tensor_parallel_problem(found, size) is None), 0)
+
+
+def _resized(subject: Subject, why: str, size: int) -> Refused:
+    if not size:
+        return subject.refused("tensor_parallel_size", why, "Use a server with more GPUs, or take another instance off this one.")
+    return subject.refused("tensor_parallel_size", why, f"Write tensor_parallel_size: {size}.", tensor_parallel_size=size, gpus=None)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _memory(subject: Subject) -> Iterator[Finding]:
+    fit = subject.fit()
+    if fit is None or fit.fits:
+        return
+    rule = _cpu_memory if subject.track.device == "cpu" else _gpu_memory
+    yield from rule(subject, fit)
+
+
+def _gpu_memory(subject: Subject, fit: memory.Fit) -> Iterator[Finding]:
+    asked = f"a context of {subject.context}" + (
+        "" if subject.entry["max_model_len"] else " (the model's own, since max_model_len is not set)"
+    )
+    why = (
+        f"does not fit: of {_gib(fit.budget)} on each GPU the weights take {_gib(fit.weights)} and vLLM itself about {_gib(fit.reserve)}, "
+        f"and {asked} needs {_gib(fit.needed)} of cache."
+    )
+    longest = _round(fit.largest_context)
+    sizes = range(subject.entry["tensor_parallel_size"] + 1, len(subject.free) // subject.stages + 1)
+    wider = next((size for size in sizes if not _problem(subject, size) and _fits(subject.fit(size=size))), None)
+    certain = not fit.could_fit
+    if longest:
+        also = f", or tensor_parallel_size: {wider}" if wider else ""
+        yield certain, subject.refused("max_model_len", why, f"Write max_model_len: {longest}{also}.", max_model_len=longest)
+    elif wider:
+        proposal = {"tensor_parallel_size": wider, "gpus": None}
+        yield certain, subject.refused("tensor_parallel_size", why, f"Write tensor_parallel_size: {wider}.", **proposal)
+    else:
+        instead = f"All {len(subject.free)} GPUs of {subject.server} that are free cannot hold it: take a smaller or a quantised model."
+        yield certain, subject.refused("model", why, instead)
+
+
+def _cpu_memory(subject: Subject, fit: memory.Fit) -> Iterator[Finding]:
+    space = subject.cpu_space
+    enough = math.ceil(fit.needed / GIB)
+    longest = _round(fit.largest_context)
+    certain = not fit.could_fit
+    if space is not None and fit.needed > space and _fits(subject.fit(space=enough * GIB)):
+        why = f"{CPU_SPACE} is {space // GIB} GiB, and a context of {subject.context} needs {_gib(fit.needed)} of cache."
+        also = f", or max_model_len: {longest}" if longest else ""
+        instead = f"Write environment: {{{CPU_SPACE}: {enough}}}{also}."
+        yield certain, subject.refused("environment", why, instead, environment={CPU_SPACE: enough})
+        return
+    total = subject.host.memory if subject.host else 0
+    why = (
+        f"does not fit: {subject.server} has {_gib(total)} of memory, the weights take {_gib(fit.weights)}, vLLM itself about "
+        f"{_gib(fit.reserve)}, and a context of {subject.context} needs {_gib(fit.needed)} of cache."
+    )
+    lean = max(1, (total - fit.weights - fit.reserve) // GIB)
+    leaner = subject.fit(space=lean * GIB)
+    length = _round(leaner.largest_context) if leaner else 0
+    if length:
+        instead = f"Write max_model_len: {length}, and environment: {{{CPU_SPACE}: {lean}}}."
+        length = min(length, subject.context)
+        yield certain, subject.refused("max_model_len", why, instead, max_model_len=length, environment={CPU_SPACE: lean})
+    else:
+        yield certain, subject.refused("model", why, "Take a smaller model, or a server with more memory.")
+
+
+def _problem(subject: Subject, size: int) -> Optional[str]:
+    return memory.tensor_parallel_problem(subject.shape, size) if subject.shape else None
+
+
+def _fits(fit: Optional[memory.Fit]) -> bool:
+    return fit is not None and fit.fits
+
+
+def _round(tokens: int) -> int:
+    return tokens // STEP * STEP or tokens
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
+
+
+def _family(subject: Subject) -> Iterator[Finding]:
+    """Compare what the family needs with what the instance says; only the model's own template is certain about its calls."""
+    if not subject.family:
+        return
+    family, entry = subject.family.family, subject.entry
+    if older(subject.track.vllm, family.first):
+        why = f"{family.name} came with vLLM {family.first}, and the track {subject.track.name} has {subject.track.vllm}."
+        newer = subject.track_with(family.first)
+        instead = f"Write vllm_track: {newer['vllm_track']}." if newer else "No track that can run there has it."
+        yield subject.family.evidence == "model_type", Refused(f"vllm_instances {subject.name}: model", why, instead, newer)
+    parser = entry["tool_call_parser"]
+    other = parser not in (*family.tool_parsers, *ANY_FORMAT) and not own_template(entry) and not plugin(entry, "tool_call_parser")
+    if family.tool_parsers and other:
+        right = _known_parser(subject, family.tool_parsers)
+        if parser is None:
+            why = f"is not set, so Codex gets no tool calls from {family.name}."
+            yield False, subject.refused("tool_call_parser", why, f"Write tool_call_parser: {right}.", tool_call_parser=right)
+        else:
+            how = "its chat template asks for calls that" if subject.family.evidence == "template" else "it writes calls that"
+            why = f"{parser} does not read {family.name}: {how} {right} reads."
+            certain = subject.family.evidence == "template"
+            yield certain, subject.refused("tool_call_parser", why, f"Write tool_call_parser: {right}.", tool_call_parser=right)
+
+
+def _known_parser(subject: Subject, parsers: Sequence[str]) -> str:
+    """Return the first of a family's parsers that the track's release has."""
+    known = find_flags(subject.track.vllm)
+    return next((parser for parser in parsers if not known or parser in known.tool_parsers), parsers[0])
+
+
+def _template(subject: Subject) -> Iterator[Finding]:
+    """Compare a chat template of this collection with the parser, and find a family that needs one."""
+    entry, family = subject.entry, subject.family.family if subject.family else None
+    chosen = entry["chat_template"]
+    if own_template(entry):
+        parsers = compatibility.template_parsers(chosen)
+        if entry["tool_call_parser"] not in parsers:
+            right = _known_parser(subject, parsers)
+            why = f"{entry['tool_call_parser']} does not read the calls that the chat template {chosen} asks for."
+            yield True, subject.refused("tool_call_parser", why, f"Write tool_call_parser: {right}.", tool_call_parser=right)
+    elif chosen is None and family and family.template and entry["tool_call_parser"] in family.tool_parsers:
+        why = f"is not set, and {family.name}'s own does not carry all that Codex sends."
+        yield False, subject.refused("chat_template", why, f"Write chat_template: {family.template}.", chat_template=family.template)
+
+
+def _codex(subject: Subject) -> Iterator[Finding]:
+    """Find versions and tools of Codex that the release, or the family, does not carry."""
+    family = subject.family.family.name if subject.family else None
+    for codex in subject.codex:
+        for pair in compatibility.pairs(codex.version, subject.track.vllm, family):
+            wrong = {key: value for key, value in pair.set.items() if _effective(codex, key) != value}
+            if wrong or not pair.set:
+                yield _pair(subject, codex, pair, wrong)
+
+
+def _pair(subject: Subject, codex: Codex, pair: Pair, wrong: Mapping[str, Any]) -> Finding:
+    # a family that is only told by a name may be another
+    certain = pair.certain and not (pair.family and subject.family and subject.family.evidence == "name")
+    why = f"{pair.why} (vLLM {subject.track.vllm}, instance {subject.name})."
+    newer = subject.track_with(pair.mended) if pair.mended else None
+    if wrong:
+        settings: dict[str, Any] = {}
+        for key, value in wrong.items():
+            table, _, name = key.rpartition(".")
+            (settings.setdefault(table, {}) if table else settings)[name] = value
+        where = f"codex_extra_config on {codex.host}: {', '.join(wrong)}"
+        words = ", ".join(f"{key}: {str(value).lower() if isinstance(value, bool) else value}" for key, value in wrong.items())
+        return certain, Refused(where, why, f"Write {words}, as the role codex does by itself.", {"codex_extra_config": settings})
+    instead = f"Write vllm_track: {newer['vllm_track']}." if newer else f"It is mended in vLLM {pair.mended}." if pair.mended else ""
+    return certain, Refused(f"codex_version {codex.version} on {codex.host}", why, instead, newer)
+
+
+def _effective(codex: Codex, key: str) -> Any:
+    """Return what a key of Codex's configuration will be: by codex_extra_config, else by the role codex."""
+    value: Any = codex.extra
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return WRITTEN_BY_ROLE.get(key)
+        value = value[part]
+    return value
+
+
+Rule = Callable[[Subject], Iterator[Finding]]
+RULES: Sequence[Rule] = (_folder, _context, _split, _gpus, _memory, _family, _template, _codex)

@@ -1,0 +1,125 @@
+# Copyright: (c) 2026, the ownmetal.codex authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Can a server do what the inventory wants of it? A pure function: spec + host + models + data -> verdict.
+
+A refusal is certain: what it names would fail. What only may fail is a warning. The rules are in instance_rules.py (the
+inventory alone), host_rules.py (the track on the host) and model_rules.py (an instance's model, GPUs and users).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from . import catalogue, host_rules, model_rules
+from .errors import ManyRefused, Refused
+from .host_rules import Host
+from .model_rules import Codex, Subject
+from .tracks import Track, tracks
+from .tracks import track as find_track
+
+ROUNDS = 8  # of mending: a mended mistake can uncover another
+Models = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the inventory wants of one server.
+
+    ``lists`` are vllm_instances, vllm_instances_group and vllm_instances_host; ``python`` is python_version, empty for the
+    track's; ``codex`` are the developer machines that use the server; ``known`` are the tracks to choose from.
+    """
+
+    server: str
+    track: str
+    python: str
+    lists: Sequence[Any]
+    codex: Sequence[Codex] = ()
+    known: Mapping[str, Track] = field(default_factory=tracks)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of it. No refusals: it can work.
+
+    ``instances`` are those of the inventory, completed; ``subjects`` those that are to run, with all that is known of them;
+    both are empty where the inventory itself is refused. ``proposal`` is the nearest working set, as inventory variables, where a refusal leads to one.
+    """
+
+    refusals: Sequence[Refused]
+    warnings: Sequence[Refused] = ()
+    instances: Sequence[Mapping[str, Any]] = ()
+    subjects: Sequence[Subject] = ()
+    proposal: Optional[Mapping[str, Any]] = None
+
+
+def resolve(spec: Spec, host: Optional[Host] = None, models: Optional[Models] = None) -> Verdict:
+    """Judge a spec; ``models`` has, by instance, what model_folder.read_folder saw. What was not looked at is not judged."""
+    verdict = judge(spec, host, models or {})
+    if not verdict.refusals:
+        return verdict
+    return dataclasses.replace(verdict, proposal=_nearest_working_set(spec, host, models or {}, verdict))
+
+
+def judge(spec: Spec, host: Optional[Host], models: Models) -> Verdict:
+    """Return a verdict without a proposal."""
+    try:
+        track = find_track(spec.track, spec.known)
+    except Refused as refused:
+        return Verdict([refused])
+    refusals = [*host_rules.problems(spec.server, track, spec.python, host, spec.known)]
+    warnings = [*host_rules.warnings(track)]
+    try:
+        instances = catalogue.instances(spec.lists, track)
+    except Refused as refused:
+        found = refused.refusals if isinstance(refused, ManyRefused) else [refused]
+        return Verdict([*refusals, *found], warnings)
+    subjects = model_rules.subjects(spec.server, track, instances, host, models, spec.codex, spec.known)
+    for subject in subjects:
+        for certain, finding in model_rules.findings(subject):
+            (refusals if certain else warnings).append(finding)
+    return Verdict(refusals, warnings, instances, subjects)
+
+
+def _nearest_working_set(spec: Spec, host: Optional[Host], models: Models, verdict: Verdict) -> Optional[dict[str, Any]]:
+    """Follow the refusals' proposals until nothing is refused; None when they lead nowhere."""
+    overlay: dict[str, Any] = {}
+    for _ in range(ROUNDS):
+        proposals = [refused.proposal for refused in verdict.refusals if refused.proposal]
+        if not proposals:
+            break
+        # of proposals of one round the first that sets something stays, so that two do not fight; a later round is wiser
+        step: dict[str, Any] = {}
+        for proposal in proposals:
+            step = combine(proposal, step)
+        overlay = combine(overlay, step)
+        verdict = judge(apply(spec, overlay), host, models)
+    return overlay if overlay and not verdict.refusals else None
+
+
+def combine(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one proposal over another."""
+    entries = catalogue.overlay(below.get("vllm_instances_host"), above.get("vllm_instances_host"))
+    return {**below, **above, **({"vllm_instances_host": entries} if entries else {})}
+
+
+def apply(spec: Spec, proposal: Mapping[str, Any]) -> Spec:
+    """Return the spec with a proposal laid over it."""
+    everyone, group, host = spec.lists
+    codex = [
+        dataclasses.replace(
+            one,
+            version=proposal.get("codex_version", one.version),
+            extra={**one.extra, **proposal.get("codex_extra_config", {})},
+        )
+        for one in spec.codex
+    ]
+    return dataclasses.replace(
+        spec,
+        track=proposal.get("vllm_track", spec.track),
+        python=proposal.get("python_version", spec.python),
+        lists=[everyone, group, catalogue.overlay(host, proposal.get("vllm_instances_host"))],
+        codex=codex,
+    )
