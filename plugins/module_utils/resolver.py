@@ -44,8 +44,9 @@ class Spec:
 class Verdict:
     """What came of it. No refusals: it can work.
 
-    ``instances`` are those of the inventory, completed; ``subjects`` those that are to run, with all that is known of them;
-    both are empty where the inventory itself is refused. ``proposal`` is the nearest working set, as inventory variables, where a refusal leads to one.
+    ``instances`` are those of the inventory, completed; ``subjects`` those that are to run, with all that is known of them.
+    Both are empty where the inventory itself is refused. ``proposal`` is the nearest working set, as inventory variables,
+    where a refusal leads to one.
     """
 
     refusals: Sequence[Refused]
