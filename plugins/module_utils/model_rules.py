@@ -239,14 +239,21 @@ def _gpu_memory(subject: Subject, fit: memory.Fit) -> Iterator[Finding]:
     )
     longest = _round(fit.largest_context)
     sizes = range(subject.entry["tensor_parallel_size"] + 1, len(subject.free) // subject.stages + 1)
-    wider = next((size for size in sizes if not _problem(subject, size) and _fits(subject.fit(size=size))), None)
+    wider = {size: subject.fit(size=size) for size in sizes if not _problem(subject, size)}
+    enough = next((size for size, other in wider.items() if _fits(other)), None)
+    # the context that the most GPUs leave room for
+    most, short = next(((size, _round(other.largest_context)) for size, other in reversed(wider.items()) if other), (None, 0))
     certain = not fit.could_fit
     if longest:
-        also = f", or tensor_parallel_size: {wider}" if wider else ""
+        also = f", or tensor_parallel_size: {enough}" if enough else ""
         yield certain, subject.refused("max_model_len", why, f"Write max_model_len: {longest}{also}.", max_model_len=longest)
-    elif wider:
-        proposal = {"tensor_parallel_size": wider, "gpus": None}
-        yield certain, subject.refused("tensor_parallel_size", why, f"Write tensor_parallel_size: {wider}.", **proposal)
+    elif enough:
+        proposal = {"tensor_parallel_size": enough, "gpus": None}
+        yield certain, subject.refused("tensor_parallel_size", why, f"Write tensor_parallel_size: {enough}.", **proposal)
+    elif short:
+        instead = f"Write tensor_parallel_size: {most} and max_model_len: {short}."
+        proposal = {"tensor_parallel_size": most, "max_model_len": short, "gpus": None}
+        yield certain, subject.refused("tensor_parallel_size", why, instead, **proposal)
     else:
         instead = f"All {len(subject.free)} GPUs of {subject.server} that are free cannot hold it: take a smaller or a quantised model."
         yield certain, subject.refused("model", why, instead)

@@ -421,6 +421,14 @@ SIZES = [
         model=folder("llama-3.1-8b"),
     ),
     Case(
+        "neither one rank nor that context on all",
+        "tensor_parallel_size: does not fit:",
+        "Write tensor_parallel_size: 4 and max_model_len: ",
+        keys={"tensor_parallel_size": 1, "max_model_len": 131072},
+        host="four 48 GiB",
+        model=folder("llama-3.1-70b"),
+    ),
+    Case(
         "a model for no GPU there",
         "model: does not fit:",
         "take a smaller or a quantised model.",
