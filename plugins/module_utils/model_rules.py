@@ -286,6 +286,20 @@ def _cpu_memory(subject: Subject, fit: memory.Fit) -> Iterator[Finding]:
         yield certain, subject.refused("model", why, "Take a smaller model, or a server with more memory.")
 
 
+def together(subjects: Sequence[Subject]) -> Iterator[Refused]:
+    """Find instances of a CPU track that fit the server's memory alone, and not together. (GPUs are no two instances'.)"""
+    host = subjects[0].host if subjects else None
+    if host is None or subjects[0].track.device != "cpu" or len(subjects) < 2:
+        return
+    fits = {subject.name: fit for subject in subjects if (fit := subject.fit()) and fit.could_fit}
+    wanted = sum(fit.weights + fit.kv_space for fit in fits.values())
+    if len(fits) > 1 and wanted > host.memory:
+        parts = ", ".join(f"{name} {_gib(fit.weights + fit.kv_space)}" for name, fit in fits.items())
+        has = f"{subjects[0].server} has {_gib(host.memory)} of memory"
+        why = f"do not fit together: {has}, and weights and cache take {_gib(wanted)} ({parts})."
+        yield Refused(f"vllm_instances {', '.join(fits)}", why, f"Lower {CPU_SPACE} of one, or take one off this server.")
+
+
 def _problem(subject: Subject, size: int) -> Optional[str]:
     return memory.tensor_parallel_problem(subject.shape, size) if subject.shape else None
 

@@ -81,6 +81,7 @@ def judge(spec: Spec, host: Optional[Host], models: Models) -> Verdict:
     for subject in subjects:
         for certain, finding in model_rules.findings(subject):
             (refusals if certain else warnings).append(finding)
+    refusals += model_rules.together(subjects)
     return Verdict(refusals, warnings, instances, subjects)
 
 

@@ -17,6 +17,8 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.model_rules import 
 from ansible_collections.ownmetal.codex.plugins.module_utils.resolver import Codex, Spec, apply, resolve
 from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import Track, tracks
 
+from lab.micro_model import build_files
+
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "tests/unit/fixtures/models"
 GIB = 1 << 30
@@ -58,6 +60,12 @@ def folder(name, **changes):
     return {"config": {**said["config"], **changes}, "weight_bytes": said["published_bytes"], "chat_template": None, "problem": None}
 
 
+MICRO = {
+    "config": json.loads(build_files(heads=1, layers=1)["config.json"]),
+    "weight_bytes": 10**6,
+    "chat_template": None,
+    "problem": None,
+}
 LLAMA = {
     "name": "coder",
     "model": "/srv/models/llama-3.1-70b-instruct",
@@ -92,8 +100,9 @@ class Case:
     def __init__(self, name, *words, proposal="some", host="eight H100", model=None, keys=None, **wanted):
         self.name, self.words, self.proposal, self.host = name, words, proposal, HOSTS[host]
         instance = {**wanted.pop("instance", LLAMA), **(keys or {})}
+        more_models = wanted.pop("models", ())
         self.spec = spec(instance, **wanted)
-        self.models = {"coder": model} if model else {}
+        self.models = dict.fromkeys(("coder", *more_models), model) if model else {}
 
 
 def keys(**changed):
@@ -457,6 +466,17 @@ SIZES = [
         track="cpu-py311",
         host="debian 12, no GPU",
         model=folder("llama-3.1-70b"),
+        proposal=None,
+    ),
+    Case(
+        "two that fit a CPU's memory alone",
+        "vllm_instances coder, second: do not fit together: gpu1 has 24.0 GiB of memory, and weights and cache take 26.0 GiB (coder",
+        instance={**HERMES, "environment": {"VLLM_CPU_KVCACHE_SPACE": 13}},
+        more=[{**HERMES, "name": "second", "port": 8001, "environment": {"VLLM_CPU_KVCACHE_SPACE": 13}}],
+        track="cpu-py311",
+        host="debian 12, no GPU",
+        model=MICRO,
+        models=("second",),
         proposal=None,
     ),
     Case(
