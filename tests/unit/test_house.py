@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.ownmetal.codex.plugins.filter.catalogue import DEFAULT_TRACK
+from ansible_collections.ownmetal.codex.plugins.filter.catalogue import DEFAULT_CODEX, DEFAULT_TRACK
+from ansible_collections.ownmetal.codex.plugins.module_utils.flags import releases
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
@@ -93,6 +95,16 @@ def test_the_track_is_the_lock():
         lock = (ROOT / f"roles/vllm/files/locks/{name}.txt").read_text()
         assert re.search(rf"^vllm(-cpu)?=={re.escape(track['vllm'])} ", lock, re.MULTILINE)
         assert (ROOT / f"plugins/module_utils/data/flags/{track['vllm']}.json").is_file()
+
+
+def test_the_newest_releases_have_their_flags():
+    """Those that tracks are pinned to have theirs (above); these are what the next track will be."""
+    known = [row["release"] for row in load("plugins/module_utils/data/facts.yml")["vllm"]["rows"]]
+    assert set(sorted(known, key=Version, reverse=True)[:3]) <= set(releases())
+
+
+def test_a_developer_machine_has_the_same_default_version():
+    assert load("roles/codex/defaults/main.yml")["codex_version"] == DEFAULT_CODEX
 
 
 def test_a_server_of_another_play_has_the_same_default_track():
