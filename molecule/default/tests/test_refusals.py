@@ -136,14 +136,14 @@ def test_a_taken_port_is_refused(server, playbook, unchanged):
 
 
 def test_an_instance_that_cannot_start_says_why_and_leaves_the_other_alone(server, playbook):
-    """Only vLLM itself finds this one; the play's error has the cause, and `state: absent` takes the instance away."""
+    """Only vLLM itself finds that a parser wants tokens which the tokenizer lacks; the play's error has the cause."""
     model = server.file("/var/lib/vllm/micro/model").linked_to
     before = server.check_output(f"systemctl show --property=MainPID {UNIT}")
-    broken = {"name": "broken", "model": model, "port": 8100, "max_model_len": 999999, "args": {"enforce-eager": True}}
+    broken = {"name": "broken", "model": model, "port": 8100, "tool_call_parser": "mistral", "args": {"enforce-eager": True}}
     code, said = playbook("gpu_servers", vllm_instances_host=[broken])
     assert code != 0
     assert "vllm_instances broken: did not start:" in said
-    assert "max_model_len" in said
+    assert "the model's tokenizer has no tokens that --tool-call-parser mistral look for" in said
     assert server.check_output("systemctl show --property=ExecMainStatus --value vllm@broken") == "78"  # a restart would not help
     code, said = playbook("gpu_servers", vllm_instances_host=[{"name": "broken", "state": "absent"}])
     assert code == 0, said
