@@ -41,7 +41,7 @@ PARTS = (
             "antsibull-changelog lint",
         ),
     ),
-    Part("unit", 1, "the core's tables and the documentation", ("python -m pytest",)),
+    Part("unit", 2, "the core's tables and the documentation", ("python -m pytest",)),
     Part(
         "collection",
         2,
