@@ -35,7 +35,7 @@ class ActionModule(ActionBase):
         # plain data: what Ansible marks its values with is nothing to compare or to print
         args = json.loads(json.dumps(self._task.args, default=str))
         wanted = args.get("spec") or {}
-        strange, missing = sorted(set(wanted) - WANTED), sorted(name for name in NEEDED if not wanted.get(name))
+        strange, missing = sorted(set(wanted) - WANTED), sorted(NEEDED - set(wanted))
         if strange or missing:
             raise AnsibleActionFail(
                 f"spec takes {', '.join(sorted(WANTED))}: {', '.join(strange) or 'no ' + ' and no '.join(missing)} is wrong."
@@ -45,10 +45,16 @@ class ActionModule(ActionBase):
             str(wanted["track"]),
             str(wanted.get("python") or ""),
             [wanted.get(name.removeprefix("vllm_")) for name in VARIABLES],
-            [Codex(one["host"], str(one["version"]), one.get("extra") or {}) for one in wanted.get("codex") or []],
+            [Codex(one["host"], str(one["version"]), extra_of(one)) for one in wanted.get("codex") or []],
         )
         found = plan_of(spec, args.get("observed"), args.get("layout"), float(args.get("free_space_gib") or 0))
         return {"changed": False, "ok": found["ok"], "plan": found, "report": report(found), "refused": "\n".join(refused_lines(found))}
+
+
+def extra_of(machine: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return codex_extra_config; what is no mapping the role codex refuses."""
+    extra = machine.get("extra")
+    return extra if isinstance(extra, Mapping) else {}
 
 
 def plan_of(spec: Spec, observed: Optional[Mapping[str, Any]], layout: Optional[Mapping[str, Any]], space_gib: float) -> dict[str, Any]:

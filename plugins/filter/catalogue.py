@@ -17,13 +17,14 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.environment import 
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.folder_digest import folder_digest
 from ansible_collections.ownmetal.codex.plugins.module_utils.inventory_names import misspelt, unknown
+from ansible_collections.ownmetal.codex.plugins.module_utils.model_rules import NEWEST_CODEX
 from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import problems as python_problems
 from ansible_collections.ownmetal.codex.plugins.module_utils.restarts import instances_to_restart
 from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import track as find_track
 
 # defaults of roles, which other hosts cannot see (a test compares them)
 DEFAULT_TRACK = "cpu-py311"
-DEFAULT_CODEX = "0.169.0"
+DEFAULT_CODEX = NEWEST_CODEX
 
 
 def readable(function: Callable[..., Any]) -> Callable[..., Any]:

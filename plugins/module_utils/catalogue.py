@@ -16,7 +16,7 @@ from typing import Any, Optional
 from . import instance_rules
 from .chat_templates import names as chat_templates
 from .errors import ManyRefused, Refused
-from .flags import Flags
+from .flags import Flags, plain
 from .flags import find as find_flags
 from .instance_keys import KEYS, is_text
 from .instance_rules import change
@@ -25,6 +25,7 @@ from .tracks import track as find_track
 
 VARIABLES = ("vllm_instances", "vllm_instances_group", "vllm_instances_host")
 MAPPINGS = ("args", "environment")  # merged by their own keys
+JUDGED = ("__vllm_judged", "__vllm_planned")  # what roles/vllm keeps of a server's plan
 EVERYWHERE = ("0.0.0.0", "::")
 
 
@@ -58,10 +59,10 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return joined
 
 
-def overlay(below: Optional[Sequence[Any]], above: Optional[Sequence[Any]]) -> list[dict[str, Any]]:
+def overlay(below: Any, above: Optional[Sequence[Any]]) -> Any:
     """Return a list of instances with another laid over it by name; what is null stays, to take away what other lists say."""
-    if not all(isinstance(entry, Mapping) and "name" in entry for entry in below or []):
-        return list(below or [])  # merge says what is wrong with it
+    if not isinstance(below or [], list) or not all(isinstance(entry, Mapping) and is_text(entry.get("name")) for entry in below or []):
+        return below  # merge says what is wrong with it
     merged = {entry["name"]: dict(entry) for entry in below or []}
     for entry in above or []:
         merged[entry["name"]] = _over(merged.get(entry["name"], {}), entry)
@@ -113,15 +114,21 @@ def _complete(entry: Mapping[str, Any], track: Track) -> dict[str, Any]:
 def _arguments(written: Mapping[str, Any], known: Optional[Flags]) -> dict[str, Any]:
     """Return flags by their long names, as every release's configuration file understands them: releases before 0.31 ignore `false`."""
     found = {}
-    for given, value in written.items():
-        plain = given.replace("_", "-").lstrip("-")
-        flag = known.find(plain) if known else None
-        name = flag.name if flag else plain
+    for given, said in written.items():
+        flag = known.find(plain(given)) if known else None
+        name = flag.name if flag else plain(given)
+        value = _number(said) if flag and flag.kind in ("int", "size") and not flag.several else said
         if value is not False:
             found[name] = value
         elif flag and flag.default is not False:
             found[f"no-{name}"] = True
     return found
+
+
+def _number(value: Any) -> Any:
+    """Return the number that a text, or a list of one, holds; vLLM reads them alike."""
+    inner = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return int(inner) if isinstance(inner, str) and inner.strip().isdecimal() else inner
 
 
 def _gpu_counts(present: Sequence[Mapping[str, Any]]) -> list[Refused]:
@@ -163,23 +170,37 @@ def _assign_gpus(present: Sequence[dict[str, Any]]) -> list[Refused]:
 
 
 def _ports(present: Sequence[Mapping[str, Any]]) -> list[Refused]:
-    """Find two instances of one server that want one port."""
+    """Find two instances of one server that want one port of one address."""
     problems = []
-    holders: dict[int, str] = {}
+    used = {entry["port"] for entry in present}
+    holders: dict[int, list[Mapping[str, Any]]] = {}
     for entry in present:
-        other = holders.setdefault(entry["port"], entry["name"])
-        if other != entry["name"]:
-            port = next(number for number in range(entry["port"] + 1, 1 << 16) if number not in {row["port"] for row in present})
+        before = holders.setdefault(entry["port"], [])
+        other = next((row["name"] for row in before if _overlap(row["host"], entry["host"])), None)
+        before.append(entry)
+        if other:
+            port = next(number for number in [*range(entry["port"] + 1, 1 << 16), *range(1024, 1 << 16)] if number not in used)
+            used.add(port)
             where, why = f"vllm_instances {entry['name']}: port", f"the port {entry['port']} is {other}'s already."
             instead = f"Give one of the two another port, such as {port}."
             problems.append(Refused(where, why, instead, change(entry["name"], port=port)))
     return problems
 
 
+def _overlap(address: str, other: str) -> bool:
+    return address == other or address in EVERYWHERE or other in EVERYWHERE
+
+
 def world_size(instance: Mapping[str, Any]) -> int:
-    """Return how many GPUs an instance runs on: each rank of tensor, pipeline and data parallelism has its own."""
-    further = [instance["args"].get(flag) for flag in ("pipeline-parallel-size", "data-parallel-size")]
-    return math.prod([instance["tensor_parallel_size"], *(size for size in further if isinstance(size, int) and size > 0)])
+    """Return how many GPUs of its server an instance runs on.
+
+    Each rank of tensor, pipeline and data parallelism has its own; of several nodes (``nnodes``, or data-parallel replicas
+    beyond ``data-parallel-size-local``) the others are other servers'.
+    """
+    args = instance["args"]
+    replicas = args.get("data-parallel-size-local") or args.get("data-parallel-size") or 1
+    ranks = math.prod([instance["tensor_parallel_size"], args.get("pipeline-parallel-size") or 1, replicas])
+    return max(1, int(ranks) // int(args.get("nnodes") or 1))
 
 
 def config(instance: Mapping[str, Any], model: str, template: str) -> dict[str, Any]:
@@ -205,19 +226,23 @@ def own_template(instance: Mapping[str, Any]) -> bool:
 def catalogue(hostvars: Mapping[str, Mapping[str, Any]], servers: Sequence[str], track: str) -> list[dict[str, Any]]:
     """Return the instances of all servers, each with ``server`` and the ``base_url`` that others reach it by.
 
-    ``track`` is used for a server whose inventory names none. A server whose inventory is refused is left out where its
-    ``vllm_plan_strict`` is false; otherwise Refused is raised.
+    ``track`` is used for a server whose inventory names none. A server that is refused is left out where its
+    ``vllm_plan_strict`` is false; otherwise Refused is raised for its inventory.
     """
     found = []
     for server in servers:
         variables = hostvars[server]
+        strict = str(variables.get("vllm_plan_strict", True)).lower() not in ("false", "no", "off", "0")
+        judged = [variables.get(name) or {} for name in JUDGED]
+        if not strict and any(verdict.get("ok") is False for verdict in judged):
+            continue
         lists = [variables.get(name) for name in VARIABLES]
         try:
             entries = instances(lists, find_track(str(variables.get("vllm_track", track))))
         except Refused:
-            if str(variables.get("vllm_plan_strict", True)).lower() in ("false", "no", "off", "0"):
-                continue
-            raise
+            if strict:
+                raise
+            continue
         for instance in entries:
             if instance["state"] == "present":
                 # without what only its own server may know: a team may put a token into environment

@@ -17,8 +17,6 @@ import yaml
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from .tracks import Track, tracks
-
 FILE = pathlib.Path(__file__).parent / "data" / "facts.yml"
 # Codex looks for its vendor's names behind one namespace too (openai/gpt-oss-20b); see the sources of the block vendor_names
 NAMESPACE = r"(?:[A-Za-z0-9_]+/)?"
@@ -118,6 +116,10 @@ class ConfigKey:
     last: Optional[str] = None
     instead: Optional[str] = None
 
+    def in_version(self, version: str) -> bool:
+        """Tell whether a version of Codex has it."""
+        return self.first is not None and _within(version, self.first, self.last)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -189,6 +191,11 @@ def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"since" if key == "from" else key: value for key, value in said.items()}
 
 
+def is_version(text: str) -> bool:
+    """Tell whether a text is a version."""
+    return re.fullmatch(r"\d+\.\d+(\.\d+)?([-.+]?\w+)*", text) is not None
+
+
 def version_key(version: str) -> Version:
     """Return what versions are compared by: "0.8.5.post1" of vLLM, "2.31" of glibc, "580.95.05" of a driver."""
     return Version(version)
@@ -253,8 +260,9 @@ def family_of(config: Mapping[str, Any], name: str, template: Optional[str]) -> 
 
 
 def _by_type(config: Mapping[str, Any]) -> Optional[Family]:
-    types = {config.get("model_type"), (config.get("text_config") or {}).get("model_type")}
-    return next((family for family in families() if types & set(family.model_types)), None)
+    nested = config.get("text_config")
+    types = [config.get("model_type"), nested.get("model_type") if isinstance(nested, Mapping) else None]
+    return next((family for family in families() if any(kind in family.model_types for kind in types)), None)
 
 
 def _by_name(name: str) -> Optional[Family]:
@@ -328,9 +336,3 @@ def retired_flag(flag: str) -> Optional[RetiredFlag]:
 def renamed_variable(name: str) -> Optional[Variable]:
     """Return what is known of a variable of other roles, None for another name."""
     return next((row for row in _rows("variables", Variable) if row.name == name), None)
-
-
-def tracks_like(track: Track, suits: Callable[[Track], bool]) -> list[Track]:
-    """Return the tracks of the same device and machine that suit: those of the same Python first, then the newest vLLM."""
-    alike = [other for other in tracks().values() if (other.device, other.machine) == (track.device, track.machine) and suits(other)]
-    return sorted(alike, key=lambda other: (other.python == track.python, version_key(other.vllm)), reverse=True)

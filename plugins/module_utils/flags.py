@@ -29,6 +29,16 @@ MUST_BE = {
 }
 
 
+# take JSON, though they are declared as text
+JSON_AS_TEXT = ("hf-overrides", "additional-config")
+
+
+def plain(name: str) -> str:
+    """Return a flag's name as vLLM folds it: without leading dashes, with dashes for underscores, but not after a dot."""
+    head, dot, part = name.lstrip("-").partition(".")
+    return head.replace("_", "-") + dot + part
+
+
 @dataclass(frozen=True)
 class Flag:
     """A flag: its name without leading dashes and what it takes.
@@ -64,7 +74,8 @@ class Flags:
         positive, whole = self.flags.get(name.removeprefix("no-")), self.flags.get(name.partition(".")[0])
         if positive and positive.kind == "bool":
             return Flag(name, "bool", default=False)
-        return Flag(name, "any") if whole and whole.kind == "json" else None
+        parts = "." in name and whole and (whole.kind in ("json", "any") or whole.name in JSON_AS_TEXT)
+        return Flag(name, "any") if parts else None
 
 
 @functools.cache

@@ -35,7 +35,8 @@ def parse(text: str) -> dict[str, Any]:
     for row in csv.reader(text.splitlines(), skipinitialspace=True):
         if len(row) != len(FIELDS) or not row[0].isdigit():
             return {"driver": driver, "gpus": [], "problem": f"nvidia-smi printed what is no list of GPUs: {text.strip()[:200]}"}
-        index, name, memory, capability, driver = (field.strip() for field in row)
+        index, name, memory, capability, version = (field.strip() for field in row)
+        driver = version if re.fullmatch(r"\d+(\.\d+)*", version) else None
         gpus.append(
             {
                 "index": int(index),

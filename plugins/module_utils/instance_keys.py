@@ -37,6 +37,10 @@ def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
+def _ranks(value: Any) -> bool:
+    return _count(value) and value <= 1024
+
+
 def _names(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(is_text(name) for name in value)
 
@@ -92,7 +96,7 @@ KEYS: dict[str, Key] = {
     "host": Key(_host, "an address or a name", "127.0.0.1"),
     "port": Key(_port, "a number from 1024 to 65535", 8000),
     "gpus": Key(_gpus, "a list of the GPUs' numbers, as nvidia-smi counts them, such as [0, 1]", flag=False),
-    "tensor_parallel_size": Key(_count, "a whole number of GPUs, at least 1", 1),
+    "tensor_parallel_size": Key(_ranks, "a whole number of GPUs, from 1 to 1024", 1),
     "enable_auto_tool_choice": Key(_yes, "true or false"),
     "tool_call_parser": Key(is_text, "the name of a parser"),
     "reasoning_parser": Key(is_text, "the name of a parser"),

@@ -14,12 +14,13 @@ from typing import Any, Optional
 from . import compatibility
 from .compatibility import older
 from .errors import Refused, closest, nearest
-from .flags import Flag, Flags, elsewhere, value_problem
+from .flags import Flag, Flags, elsewhere, plain, value_problem
 from .flags import find as find_flags
 from .host_rules import better_track
 from .instance_keys import KEYS, is_mapping
 from .tracks import Track, tracks
 
+CPU_SPACE = "VLLM_CPU_KVCACHE_SPACE"  # GiB
 ENVIRONMENT_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 # vLLM's key travels as a credential; the developer mode opens routes that change the server (vLLM's security notes)
 FORBIDDEN_ENVIRONMENT = {"VLLM_API_KEY": "the key is vllm_api_key", "VLLM_SERVER_DEV_MODE": "it opens unguarded routes"}
@@ -27,6 +28,7 @@ SECRET_FLAGS = {
     "api-key": ("would be seen in the process list.", "Set vllm_api_key instead."),
     "hf-token": ("would stand in a file that everyone on the server can read.", "Write environment: {HF_TOKEN: ...} instead."),
 }
+AT_LEAST_ONE = ("block-size", "pipeline-parallel-size", "data-parallel-size", "data-parallel-size-local", "nnodes")
 HIDDEN = tuple(f"/{name}/" for name in ("home", "root", "tmp", "var/tmp"))  # by ProtectHome and PrivateTmp of the unit
 OWN_FLAGS = {name.replace("_", "-"): name for name, key in KEYS.items() if key.flag} | {"model": "model"}
 
@@ -76,13 +78,16 @@ def _of_kind(name: str, key: str, value: Any) -> Optional[dict[str, Any]]:
 
 
 def _unknown_key(entry: Mapping[str, Any], key: str, value: Any, known: Optional[Flags]) -> Refused:
-    flag = known.find(key.replace("_", "-")) if known else None
+    flag = known.find(plain(key)) if known else None
     if flag:
         instead = f"Write it under args: {{{flag.name}: ...}}."
-        proposal = change(entry["name"], **{key: None}, args={flag.name: value})
+        moved = {} if flag.name in SECRET_FLAGS else {"args": {flag.name: value}}
+        proposal = change(entry["name"], **{key: None}, **moved)
         return Refused(_where(entry, key), "is a vLLM flag, but not one with a key of its own.", instead, proposal)
     close = closest(key, KEYS)
-    right = {close: value} if close and close not in entry and KEYS[close].check(value) else {}
+    # a mapping may hold a token, and proposals are printed
+    carried = close and close not in entry and KEYS[close].check is not is_mapping and KEYS[close].check(value)
+    right = {close: value} if close and carried else {}
     return Refused(
         _where(entry, key),
         "is not a key of an instance.",
@@ -137,7 +142,7 @@ def family_by_name(entry: Mapping[str, Any]) -> Optional[compatibility.Family]:
 def plugin(entry: Mapping[str, Any], key: str) -> bool:
     """Tell whether an instance brings its own parser for tool_call_parser or reasoning_parser: then its name may be any."""
     flag = {"tool_call_parser": "tool-parser-plugin", "reasoning_parser": "reasoning-parser-plugin"}[key]
-    return any(name.lstrip("-").replace("_", "-") == flag for name in entry.get("args") or {})
+    return any(plain(name) == flag for name in entry.get("args") or {})
 
 
 def _parsers(entry: Mapping[str, Any], track: Track, known: Optional[Flags]) -> Iterator[Refused]:
@@ -170,23 +175,30 @@ def _environment(entry: Mapping[str, Any], *_: Any) -> Iterator[Refused]:
         where, without = _where(entry, "environment", name), change(entry["name"], environment={name: None})
         if name in FORBIDDEN_ENVIRONMENT:
             yield Refused(where, f"is not allowed: {FORBIDDEN_ENVIRONMENT[name]}.", "Remove it.", without)
+        elif name == CPU_SPACE and not str(value).isdecimal():
+            # vLLM reads it with int() and ends (envs.py)
+            yield Refused(where, "is not a whole number.", "Write it in GiB, such as 4.", without)
         elif not ENVIRONMENT_NAME.fullmatch(name) or any(mark in str(value) for mark in "\n\0"):
             yield Refused(where, "is not an environment variable of one line.", "Write NAME: value.", without)
 
 
 def _argument(entry: Mapping[str, Any], name: str, value: Any, known: Flags) -> Iterator[Refused]:
     """Further flags, under args: one that has its own key, that the release has not, or that cannot have this value."""
-    where, flag = _where(entry, "args", name), name.lstrip("-").replace("_", "-")
+    where, flag = _where(entry, "args", name), plain(name)
     found = known.find(flag)
-    own = OWN_FLAGS.get(found.name if found else flag)
+    own = OWN_FLAGS.get((found.name if found else flag).removeprefix("no-"))
     without = {name: None}
     if own:
-        moved = {own: value} if own not in entry and KEYS[own].check(value) else {}
+        moved = {own: value} if own not in entry and KEYS[own].check(value) and not flag.startswith("no-") else {}
         yield Refused(where, "has a key of its own.", f"Write {own}: beside name: instead.", change(entry["name"], args=without, **moved))
     elif flag in SECRET_FLAGS:
         yield Refused(where, *SECRET_FLAGS[flag], change(entry["name"], args=without))
     elif not found:
         yield _unknown_flag(entry, where, flag, {name: value}, known)
+    elif found.name in AT_LEAST_ONE and str(value).lstrip("-").isdecimal() and int(value) < 1:
+        yield Refused(
+            where, f"--{found.name} cannot be {value}.", "Write a whole number of at least 1.", change(entry["name"], args=without)
+        )
     elif problem := value_problem(found, value):
         # nothing is shown of a value that may hold a token
         advice = "Remove it" if found.default is None else f"Remove it to have {found.default!r}"

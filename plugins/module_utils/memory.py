@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from .model_shape import DTYPE_BYTES, FULL, LATENT, SLIDING, STATE, Shape
 
@@ -304,12 +303,12 @@ def fit(
     )
 
 
-def tensor_parallel_problem(shape: Shape, size: int) -> str | None:
+def tensor_parallel_problem(shape: Shape, size: int, whole_experts: bool = False) -> str | None:
     """Return why vLLM would refuse to split the model over ``size`` ranks, as the end of a sentence; None when it would not.
 
     ``config/model.py`` ``verify_with_parallel_config`` (heads), ``linear.py`` ``QKVParallelLinear`` (key and value heads are split
     or repeated), ``ColumnParallelLinear`` (the MLP's width), ``quantization/utils/fp8_utils.py`` (blocks of scales). The
-    vocabulary is padded, never refused.
+    vocabulary is padded, never refused. ``whole_experts``: with `--enable-expert-parallel` a rank has some experts, each whole.
     """
     if shape.heads % size:
         return f"its {shape.heads} attention heads do not divide by {size}"
@@ -320,18 +319,11 @@ def tensor_parallel_problem(shape: Shape, size: int) -> str | None:
     block = (shape.quantisation.block if shape.quantisation else None) or 1
     widths = [("MLP", shape.intermediate)] if shape.plain_mlp else []
     if shape.experts:
-        widths += [("experts", shape.experts.intermediate), ("shared experts", shape.experts.shared_intermediate)]
+        widths += [] if whole_experts else [("experts", shape.experts.intermediate)]
+        widths += [("shared experts", shape.experts.shared_intermediate)]
     for name, width in widths:
         if width % size:
             return f"the width of its {name}, {width}, does not divide by {size}"
         if width // size % block:
             return f"the width of its {name}, {width}, cut in {size} is not whole blocks of {block} that share a scale"
-    return None
-
-
-def smallest_tensor_parallel(shape: Shape, memory_bytes: int, context: int, gpus: int, **settings: Any) -> int | None:
-    """Return the fewest ranks, up to ``gpus``, over which the model fits; None when none does. ``settings`` are those of ``fit``."""
-    for size in range(1, gpus + 1):
-        if tensor_parallel_problem(shape, size) is None and fit(shape, memory_bytes, context, tensor_parallel=size, **settings).fits:
-            return size
     return None

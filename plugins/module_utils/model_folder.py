@@ -46,6 +46,8 @@ def read_folder(path: str) -> dict[str, Any]:
 
 def _config(path: str) -> dict[str, Any]:
     config = _json(os.path.join(path, "config.json"))
+    if config is None and os.path.exists(os.path.join(path, "params.json")):
+        return {"config": None}  # Mistral's own format, which vLLM reads too
     if config is None:
         raise Broken(f"{path} has no config.json")
     return {"config": config}

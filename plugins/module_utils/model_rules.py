@@ -7,25 +7,28 @@ Each rule yields (certain, refusal): what is not certain to fail is a warning.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from . import compatibility, memory
-from .catalogue import own_template
+from .catalogue import own_template, world_size
 from .compatibility import Pair, Recognised, older
 from .errors import Refused
 from .flags import find as find_flags
 from .host_rules import Host, better_track
-from .instance_rules import change, plugin
+from .instance_rules import CPU_SPACE, change, plugin
 from .model_shape import Shape, shape
 from .tracks import Track
 
 GIB = 1 << 30
 STEP = 1024  # tokens; a context that is proposed is a multiple of it, where it is that long
-CPU_SPACE = "VLLM_CPU_KVCACHE_SPACE"
+# flags that change what a server needs in ways that the arithmetic does not know
+CHANGE_MEMORY = ("cpu-offload-gb", "offload-backend", "kv-offloading-size", "kv-cache-memory-bytes", "speculative-config", "enable-lora")
 # of the configuration that roles/codex writes (vars/main.yml; a test compares them)
+NEWEST_CODEX = "0.169.0"  # that roles/codex locks (a test compares them)
 WRITTEN_BY_ROLE = {"web_search": "disabled", "agents.enabled": False}
 ANY_FORMAT = ("hf", "beam")  # parsers that read what the checkpoint itself describes (vLLM 0.33)
 LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
@@ -68,6 +71,26 @@ class Subject:
         return str(self.entry["name"])
 
     @property
+    def unplanned(self) -> Optional[str]:
+        """The flag because of which nobody can tell what it needs; None where there is none."""
+        args = self.entry["args"]
+        own = ((self.folder.get("config") or {}).get("quantization_config") or {}).get("quant_method")
+        other = "quantization" if args.get("quantization") not in (None, own) else None
+        spread = "enable-expert-parallel" if args.get("enable-expert-parallel") and args.get("data-parallel-size", 1) != 1 else None
+        return next((flag for flag in CHANGE_MEMORY if args.get(flag)), None) or other or spread
+
+    def split_problem(self, size: int) -> Optional[str]:
+        """Return why the model cannot be split over so many ranks, None where it can or nobody knows."""
+        if not self.shape:
+            return None
+        return memory.tensor_parallel_problem(self.shape, size, bool(self.entry["args"].get("enable-expert-parallel")))
+
+    @property
+    def replicas(self) -> int:
+        """How many GPUs one tensor-parallel rank stands for: pipeline stages and data-parallel replicas on this server."""
+        return max(1, world_size(self.entry) // int(self.entry["tensor_parallel_size"]))
+
+    @property
     def stages(self) -> int:
         """Return the pipeline-parallel size."""
         stages = self.entry["args"].get("pipeline-parallel-size")
@@ -76,7 +99,7 @@ class Subject:
     @property
     def context(self) -> int:
         """Tokens that one request may have; 0 where nothing says it."""
-        return int(self.entry["max_model_len"] or (self.shape.max_context if self.shape else 0))
+        return int(self.entry["max_model_len"] or (self.shape.default_context if self.shape else 0))
 
     @property
     def free(self) -> list[int]:
@@ -101,7 +124,7 @@ class Subject:
 
     def fit(self, size: Optional[int] = None, context: Optional[int] = None, space: Optional[int] = None) -> Optional[memory.Fit]:
         """Return whether it fits, as it is or with another tensor-parallel size, context or CPU cache; None: that cannot be told."""
-        if not self.shape or not self.host or not self.context:
+        if not self.shape or not self.host or not self.context or self.unplanned:
             return None
         entry, arguments = self.entry, self.entry["args"]
         cards = [card for card in self.host.gpus if card["index"] in (entry["gpus"] or [])]
@@ -150,6 +173,8 @@ def subjects(
         template = folder.get("chat_template") if entry["chat_template"] is None else None
         family = compatibility.family_of(folder.get("config") or {}, str(entry["model"] or entry["model_source"]), template)
         usable = understood if understood and not understood.unknown else None
+        if usable and usable.yarn_context and older(track.vllm, compatibility.feature("yarn_length_as_configured")):
+            usable = dataclasses.replace(usable, max_context=usable.yarn_context, default_context=usable.yarn_context)
         unknown = understood.unknown if understood else None
         found.append(Subject(entry, server, track, host, folder, usable, unknown, family, others, codex, known))
     return found
@@ -173,7 +198,8 @@ def _context(subject: Subject) -> Iterator[Finding]:
     if not subject.shape or not subject.entry["max_model_len"]:
         return
     longest = subject.shape.max_context
-    stretched = subject.entry["environment"].get(LONGER) or {"hf-overrides", "rope-scaling"} & set(subject.entry["args"])
+    allowed = subject.entry["environment"].get(LONGER, "").strip().lower() in ("1", "true")
+    stretched = allowed or {"hf-overrides", "rope-scaling"} & {flag.partition(".")[0] for flag in subject.entry["args"]}
     if subject.context > longest and not stretched:
         why = f"cannot be {subject.context}: the model's longest context is {longest} tokens."
         yield True, subject.refused("max_model_len", why, f"Write max_model_len: {longest}.", max_model_len=longest)
@@ -182,7 +208,7 @@ def _context(subject: Subject) -> Iterator[Finding]:
 def _split(subject: Subject) -> Iterator[Finding]:
     """Find a tensor-parallel size that vLLM refuses to split the model over."""
     size = subject.entry["tensor_parallel_size"]
-    problem = memory.tensor_parallel_problem(subject.shape, size) if subject.shape else None
+    problem = subject.split_problem(size)
     if problem:
         yield True, _resized(subject, f"cannot be {size}: {problem}.", _largest_size(subject, size))
 
@@ -201,14 +227,12 @@ def _gpus(subject: Subject) -> Iterator[Finding]:
         own = free[: len(wanted)]
         yield True, subject.refused("gpus", why, f"Write gpus: {own}.", gpus=own)
     else:
-        replicas = len(wanted) // subject.entry["tensor_parallel_size"]
-        yield True, _resized(subject, why, _largest_size(subject, len(free) // replicas))
+        yield True, _resized(subject, why, _largest_size(subject, len(free) // subject.replicas))
 
 
 def _largest_size(subject: Subject, limit: int) -> int:
     """Return the largest tensor-parallel size up to ``limit`` that the model can be split over; 0 for none."""
-    found = subject.shape
-    return next((size for size in range(limit, 0, -1) if not found or memory.tensor_parallel_problem(found, size) is None), 0)
+    return next((size for size in range(limit, 0, -1) if subject.split_problem(size) is None), 0)
 
 
 def _resized(subject: Subject, why: str, size: int) -> Refused:
@@ -218,7 +242,7 @@ def _resized(subject: Subject, why: str, size: int) -> Refused:
 
 
 def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
+    return ", ".join(map(str, numbers)) if len(numbers) <= 16 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def _memory(subject: Subject) -> Iterator[Finding]:
@@ -238,8 +262,8 @@ def _gpu_memory(subject: Subject, fit: memory.Fit) -> Iterator[Finding]:
         f"and {asked} needs {_gib(fit.needed)} of cache."
     )
     longest = _round(fit.largest_context)
-    sizes = range(subject.entry["tensor_parallel_size"] + 1, len(subject.free) // subject.stages + 1)
-    wider = {size: subject.fit(size=size) for size in sizes if not _problem(subject, size)}
+    sizes = range(subject.entry["tensor_parallel_size"] + 1, len(subject.free) // subject.replicas + 1)
+    wider = {size: subject.fit(size=size) for size in sizes if not subject.split_problem(size)}
     enough = next((size for size, other in wider.items() if _fits(other)), None)
     # the context that the most GPUs leave room for
     most, short = next(((size, _round(other.largest_context)) for size, other in reversed(wider.items()) if other), (None, 0))
@@ -300,10 +324,6 @@ def together(subjects: Sequence[Subject]) -> Iterator[Refused]:
         yield Refused(f"vllm_instances {', '.join(fits)}", why, f"Lower {CPU_SPACE} of one, or take one off this server.")
 
 
-def _problem(subject: Subject, size: int) -> Optional[str]:
-    return memory.tensor_parallel_problem(subject.shape, size) if subject.shape else None
-
-
 def _fits(fit: Optional[memory.Fit]) -> bool:
     return fit is not None and fit.fits
 
@@ -340,6 +360,15 @@ def _family(subject: Subject) -> Iterator[Finding]:
             yield certain, subject.refused("tool_call_parser", why, f"Write tool_call_parser: {right}.", tool_call_parser=right)
 
 
+def _reasoning(subject: Subject) -> Iterator[Finding]:
+    """Find a reasoning parser of another family: it can swallow the calls, or leave the thoughts in the text."""
+    family, parser = subject.family.family if subject.family else None, subject.entry["reasoning_parser"]
+    usual = family.reasoning_parser if family else None
+    if family and usual and parser not in (None, usual) and not plugin(subject.entry, "reasoning_parser"):
+        why = f"{parser} is not what reads the thoughts of {family.name}."
+        yield False, subject.refused("reasoning_parser", why, f"Write reasoning_parser: {usual}.", reasoning_parser=usual)
+
+
 def _known_parser(subject: Subject, parsers: Sequence[str]) -> str:
     """Return the first of a family's parsers that the track's release has."""
     known = find_flags(subject.track.vllm)
@@ -352,10 +381,14 @@ def _template(subject: Subject) -> Iterator[Finding]:
     chosen = entry["chat_template"]
     if own_template(entry):
         parsers = compatibility.template_parsers(chosen)
-        if entry["tool_call_parser"] not in parsers:
+        if entry["tool_call_parser"] not in (*parsers, *ANY_FORMAT) and not plugin(entry, "tool_call_parser"):
             right = _known_parser(subject, parsers)
-            why = f"{entry['tool_call_parser']} does not read the calls that the chat template {chosen} asks for."
-            yield True, subject.refused("tool_call_parser", why, f"Write tool_call_parser: {right}.", tool_call_parser=right)
+            reader = entry["tool_call_parser"] or "no parser"
+            why = f"{reader} {'reads' if reader == 'no parser' else 'does not read'} the calls that the chat template {chosen} asks for."
+            yield (
+                entry["tool_call_parser"] is not None,
+                subject.refused("tool_call_parser", why, f"Write tool_call_parser: {right}.", tool_call_parser=right),
+            )
     elif chosen is None and family and family.template and entry["tool_call_parser"] in family.tool_parsers:
         why = f"is not set, and {family.name}'s own does not carry all that Codex sends."
         yield False, subject.refused("chat_template", why, f"Write chat_template: {family.template}.", chat_template=family.template)
@@ -365,6 +398,14 @@ def _codex(subject: Subject) -> Iterator[Finding]:
     """Find versions and tools of Codex that the release, or the family, does not carry."""
     family = subject.family.family.name if subject.family else None
     for codex in subject.codex:
+        if not compatibility.is_version(codex.version):
+            where = f"codex_version on {codex.host}"
+            yield (
+                True,
+                Refused(where, f"{codex.version!r} is no version.", f"Write it as in {NEWEST_CODEX}.", {"codex_version": NEWEST_CODEX}),
+            )
+            continue
+        yield from _codex_keys(codex)
         for pair in compatibility.pairs(codex.version, subject.track.vllm, family):
             wrong = {key: value for key, value in pair.set.items() if _effective(codex, key) != value}
             if wrong or not pair.set:
@@ -377,26 +418,61 @@ def _pair(subject: Subject, codex: Codex, pair: Pair, wrong: Mapping[str, Any]) 
     why = f"{pair.why} (vLLM {subject.track.vllm}, instance {subject.name})."
     newer = subject.track_with(pair.mended) if pair.mended else None
     if wrong:
-        settings: dict[str, Any] = {}
-        for key, value in wrong.items():
-            table, _, name = key.rpartition(".")
-            (settings.setdefault(table, {}) if table else settings)[name] = value
         where = f"codex_extra_config on {codex.host}: {', '.join(wrong)}"
         words = ", ".join(f"{key}: {str(value).lower() if isinstance(value, bool) else value}" for key, value in wrong.items())
-        return certain, Refused(where, why, f"Write {words}, as the role codex does by itself.", {"codex_extra_config": settings})
+        instead = "Remove it." if None in wrong.values() else f"Write {words}, as the role codex does by itself."
+        return certain, Refused(where, why, instead, {"codex_extra_config": _nested(wrong)})
     instead = f"Write vllm_track: {newer['vllm_track']}." if newer else f"It is mended in vLLM {pair.mended}." if pair.mended else ""
     return certain, Refused(f"codex_version {codex.version} on {codex.host}", why, instead, newer)
 
 
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted keys as Codex's configuration nests them."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        table, _, name = key.rpartition(".")
+        (found.setdefault(table, {}) if table else found)[name] = value
+    return found
+
+
 def _effective(codex: Codex, key: str) -> Any:
-    """Return what a key of Codex's configuration will be: by codex_extra_config, else by the role codex."""
+    """Return what a key of Codex's configuration will be: by codex_extra_config (null takes the role's away), else by the role codex."""
     value: Any = codex.extra
     for part in key.split("."):
+        if value is None:
+            return None
         if not isinstance(value, Mapping) or part not in value:
             return WRITTEN_BY_ROLE.get(key)
         value = value[part]
     return value
 
 
+def _codex_keys(codex: Codex) -> Iterator[Finding]:
+    """Find keys in codex_extra_config that this version of Codex does not have, and a wire_api that it refuses."""
+    where = f"codex_extra_config on {codex.host}"
+    for path, value in _paths(codex.extra):
+        known = compatibility.config_key(path)
+        if value is not None and known and not known.in_version(codex.version):
+            instead = f"Write instead: {known.instead}." if known.instead else "Remove it."
+            proposal = {"codex_extra_config": {path.partition(".")[0]: None}}
+            yield True, Refused(f"{where}: {path}", f"is no key of Codex {codex.version}.", instead, proposal)
+        behaviour = compatibility.codex_range(codex.version)
+        if path.endswith(".wire_api") and value == "chat" and behaviour and behaviour.chat != "works":
+            why = f"chat is {behaviour.chat} in Codex {codex.version}."
+            yield (
+                True,
+                Refused(f"{where}: {path}", why, "Write responses, or leave it out.", {"codex_extra_config": {"model_providers": None}}),
+            )
+
+
+def _paths(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted path and the value of each key, tables included."""
+    for key, value in table.items():
+        path = f"{above}{key}"
+        yield path, value
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{path}.")
+
+
 Rule = Callable[[Subject], Iterator[Finding]]
-RULES: Sequence[Rule] = (_folder, _context, _split, _gpus, _memory, _family, _template, _codex)
+RULES: Sequence[Rule] = (_folder, _context, _split, _gpus, _memory, _family, _reasoning, _template, _codex)

@@ -101,7 +101,9 @@ class Shape:
     attention the length of the latent (one for all heads). ``plain_mlp``: some layer has one instead of experts. Sizes
     are counts of numbers; ``embedding``, ``head`` (the output layer), ``weights`` and ``drafts`` are bytes by arithmetic,
     ``weight_bytes`` are the bytes that a server loads: those of the files, if told, without ``drafts`` (layers that only
-    speculative decoding loads). ``unknown`` says what is not understood; nothing may be computed then.
+    speculative decoding loads). ``default_context`` is what holds where no length is asked for, ``yarn_context`` what
+    releases before 0.32 take for the longest of a yarn model. ``unknown`` says what is not understood; nothing may be
+    computed then.
     """
 
     architecture: str
@@ -121,6 +123,8 @@ class Shape:
     dtype: str = "bfloat16"
     quantisation: Quantisation | None = None
     max_context: int = 0
+    default_context: int = 0
+    yarn_context: int = 0
     weight_bytes: int | None = None
     embedding: float = 0.0
     head: float = 0.0
@@ -200,8 +204,10 @@ def _shape(config: Mapping[str, Any], text: Mapping[str, Any], architecture: str
         dtype=dtype,
         quantisation=quantisation,
         max_context=_max_context(config, text),
+        default_context=_default_context(config, text),
+        yarn_context=_yarn_context(text),
     )
-    if min(found.heads, found.head_size, found.hidden, found.vocabulary, len(kinds)) < 1:
+    if min(found.heads, found.head_size, found.hidden, found.vocabulary, len(kinds), found.max_context) < 1:
         raise ValueError("a size under 1")
     table = float(found.vocabulary * found.hidden * DTYPE_BYTES)
     weights = tuple(_layer_weights(found, text, number) for number in range(len(kinds)))
@@ -386,3 +392,19 @@ def _max_context(config: Mapping[str, Any], text: Mapping[str, Any]) -> int:
         if (rope.get("rope_type") or rope.get("type")) not in already:
             factor = float(rope.get("factor") or factor)
     return length if "gemma3" in str(config.get("model_type")) else int(length * factor)
+
+
+def _default_context(config: Mapping[str, Any], text: Mapping[str, Any]) -> int:
+    """Return what vLLM takes where ``max_model_len`` is not set: of a longrope model the length before it was stretched."""
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    original = rope.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
+    longrope = (rope.get("rope_type") or rope.get("type")) in ("longrope", "su")
+    return int(original) if longrope and original else _max_context(config, text)
+
+
+def _yarn_context(text: Mapping[str, Any]) -> int:
+    """Return what releases before 0.32 take for the longest context of a yarn model, factor times original length; 0 for others."""
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    original = rope.get("original_max_position_embeddings")
+    yarn = (rope.get("rope_type") or rope.get("type")) == "yarn"
+    return int(float(rope["factor"]) * int(original)) if yarn and original and rope.get("factor") else 0

@@ -88,6 +88,8 @@ def _unknown(subject: Subject) -> str:
         return str(subject.folder["problem"])
     if subject.unknown:
         return subject.unknown
+    if subject.unplanned:
+        return f"{subject.unplanned} changes what it needs"
     return "the size of its GPUs was not seen"
 
 
@@ -117,10 +119,10 @@ def refused_lines(plan: Mapping[str, Any], mark: str = "") -> list[str]:
     codex = {name: value for name, value in proposal.items() if name.startswith("codex_")}
     server = {name: value for name, value in proposal.items() if name not in codex}
     if server:
-        lines.append(f"What would be accepted, as host_vars/{plan['server']}.yml (null takes away what stands elsewhere):")
+        lines.append(f"What would be accepted, merged into host_vars/{plan['server']}.yml (null takes away what stands elsewhere):")
         lines += [f"  {line}" for line in yaml.safe_dump(server, sort_keys=False).splitlines()]
     if codex:
-        lines.append("What would be accepted, for the developer machines:")
+        lines.append("What would be accepted, merged into the developer machines' variables:")
         lines += [f"  {line}" for line in yaml.safe_dump(codex, sort_keys=False).splitlines()]
     return lines
 

@@ -82,7 +82,12 @@ def judge(spec: Spec, host: Optional[Host], models: Models) -> Verdict:
         for certain, finding in model_rules.findings(subject):
             (refusals if certain else warnings).append(finding)
     refusals += model_rules.together(subjects)
-    return Verdict(refusals, warnings, instances, subjects)
+    return Verdict(_once(refusals), _once(warnings), instances, subjects)
+
+
+def _once(refused: Sequence[Refused]) -> list[Refused]:
+    """Return each sentence once: what is wrong with a developer machine is found with every instance."""
+    return list({str(one): one for one in refused}.values())
 
 
 def _nearest_working_set(spec: Spec, host: Optional[Host], models: Models, verdict: Verdict) -> Optional[dict[str, Any]]:
@@ -104,7 +109,15 @@ def _nearest_working_set(spec: Spec, host: Optional[Host], models: Models, verdi
 def combine(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Lay one proposal over another."""
     entries = catalogue.overlay(below.get("vllm_instances_host"), above.get("vllm_instances_host"))
-    return {**below, **above, **({"vllm_instances_host": entries} if entries else {})}
+    codex = _deep(below.get("codex_extra_config", {}), above.get("codex_extra_config", {}))
+    merged = {"vllm_instances_host": entries, "codex_extra_config": codex}
+    return {**below, **above, **{name: value for name, value in merged.items() if value}}
+
+
+def _deep(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with another laid over it, tables within it too."""
+    both = {key for key in above if isinstance(below.get(key), Mapping) and isinstance(above[key], Mapping)}
+    return {**below, **above, **{key: _deep(below[key], above[key]) for key in both}}
 
 
 def apply(spec: Spec, proposal: Mapping[str, Any]) -> Spec:
@@ -114,7 +127,7 @@ def apply(spec: Spec, proposal: Mapping[str, Any]) -> Spec:
         dataclasses.replace(
             one,
             version=proposal.get("codex_version", one.version),
-            extra={**one.extra, **proposal.get("codex_extra_config", {})},
+            extra=_deep(one.extra, proposal.get("codex_extra_config", {})),
         )
         for one in spec.codex
     ]

@@ -12,6 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from test_resolver import HOSTS, MODELS, folder
 
+FLAGS = [
+    *("enable-auto-tool-call", "log-dir", "swap-space", "seed", "kv-cache-dtype", "pipeline-parallel-size", "data-parallel-size"),
+    *("port", "block-size", "nnodes", "quantization", "cpu_offload_gb", "hf-overrides.max_position_embeddings"),
+]
 # right and wrong values side by side: any mixture of them is an inventory that somebody could have
 KEYS = {
     "tensor_parallel_size": some.sampled_from([1, 2, 3, 4, 8, 16, "2", 0]),
@@ -28,12 +32,30 @@ KEYS = {
     "max_model_length": some.just(4096),
     "seed": some.just(1),
     "args": some.dictionaries(
-        some.sampled_from(["enable-auto-tool-call", "log-dir", "swap-space", "seed", "kv-cache-dtype", "pipeline-parallel-size", "port"]),
-        some.sampled_from([1, 2, "fp8", True, False, "many", None]),
+        some.sampled_from(FLAGS),
+        some.sampled_from([1, 2, "2", "64", [64], -16, 0, "fp8", True, False, "many", None]),
         max_size=3,
     ),
     "environment": some.sampled_from([{"VLLM_CPU_KVCACHE_SPACE": 1}, {"VLLM_CPU_KVCACHE_SPACE": 5000}, {"a-b": 1}, {"VLLM_API_KEY": "x"}]),
 }
+VERSIONS = ["0.169.0", "0.94.0", "0.64.0", "latest", "None", "0.169"]
+EXTRA = [
+    {},
+    {"agents": None},
+    {"agents": {"enabled": True, "max_threads": 3}, "web_search": "live"},
+    {"mcp_servers": {"files": {"command": "x"}}},
+    {"custom_model": "x", "model_providers": {"vllm": {"wire_api": "chat"}}},
+]
+# what else somebody could have written where a list of instances belongs
+SHAPES = [[], [{"name": "coder", "port": 9000}], 5, "coder", [{"name": ["x"]}], [None], {"coder": {}}]
+BROKEN = [
+    {},
+    {"text_config": [1]},
+    {"model_type": ["llama"]},
+    {"max_position_embeddings": -5},
+    {"num_attention_heads": 0},
+    {"architectures": 3},
+]
 PATHS = ["/srv/models/llama-3.1-70b-instruct", "/srv/models/own", "/home/me/model", "models/own"]
 
 
@@ -49,10 +71,11 @@ def situations(draw):
         "gpu1",
         draw(some.sampled_from([*tracks(), "cu13-py31"])),
         draw(some.sampled_from(["", "", "3.10", "3.11", "3.12", "3.14"])),
-        [[draw(instance(name)) for name in names], [], draw(some.sampled_from([[], [{"name": "coder", "port": 9000}]]))],
-        [Codex("laptop1", version) for version in draw(some.sampled_from([[], ["0.169.0"], ["0.94.0", "0.169.0"]]))],
+        [[draw(instance(name)) for name in names], [], draw(some.sampled_from(SHAPES))],
+        [Codex("laptop1", draw(some.sampled_from(VERSIONS)), draw(some.sampled_from(EXTRA))) for _ in range(draw(some.integers(0, 2)))],
     )
-    models = {name: folder(draw(some.sampled_from(sorted(path.stem for path in MODELS.glob("*.json"))))) for name in names}
+    shapes = some.sampled_from(sorted(path.stem for path in MODELS.glob("*.json")))
+    models = {name: folder(draw(shapes), **draw(some.sampled_from(BROKEN))) for name in names}
     return spec, draw(some.sampled_from([None, *HOSTS.values()])), draw(some.sampled_from([{}, models]))
 
 

@@ -140,6 +140,7 @@ def test_an_instance_that_cannot_start_says_why_and_leaves_the_other_alone(serve
     model = server.file("/var/lib/vllm/micro/model").linked_to
     before = server.check_output(f"systemctl show --property=MainPID {UNIT}")
     broken = {"name": "broken", "model": model, "port": 8100, "tool_call_parser": "mistral", "args": {"enforce-eager": True}}
+    broken["environment"] = {"VLLM_CPU_KVCACHE_SPACE": 1}
     code, said = playbook("gpu_servers", vllm_instances_host=[broken])
     assert code != 0
     assert "vllm_instances broken: did not start:" in said
