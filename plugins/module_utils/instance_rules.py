@@ -14,7 +14,7 @@ from typing import Any, Optional
 from . import compatibility
 from .compatibility import older
 from .errors import Refused, closest, nearest
-from .flags import Flag, Flags, elsewhere, plain, value_problem
+from .flags import Flag, Flags, elsewhere, plain, releases, value_problem
 from .flags import find as find_flags
 from .host_rules import better_track
 from .instance_keys import KEYS, is_mapping
@@ -213,10 +213,9 @@ def _unknown_flag(entry: Mapping[str, Any], where: str, flag: str, written: Mapp
     right = retired.instead if retired and retired.instead else None
     if not retired and (span := elsewhere(flag)):
         first, last = span
-        had = f"vLLM {first}" if first == last else f"vLLM {first} to {last}"
-        return Refused(
-            where, f"{why} {had} had it.", "Remove it, or choose a track with such a release.", change(entry["name"], args=without)
-        )
+        whose = f"vLLM {first} and newer have it" if last == releases()[-1] else f"vLLM {first} to {last} had it"
+        instead = "Remove it, or choose a track with such a release."
+        return Refused(where, f"{why} {whose}.", instead, change(entry["name"], args=without))
     if retired and not right:
         return Refused(where, why, f"{retired.say} Remove it.", change(entry["name"], args=without))
     right = right or closest(flag, known.flags)

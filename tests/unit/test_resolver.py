@@ -204,6 +204,19 @@ FLAGS = [
     Case(
         "a flag like none", "`vllm serve --help=all` of that release lists", keys={"args": {"quux": 4}}, proposal=keys(args={"quux": None})
     ),
+    Case(
+        "a flag of a newer release",
+        "vLLM 0.19.1 has no flag --device-ids. vLLM 0.25.1 and newer have it. Remove it, or choose a track with such a release.",
+        track="cu12-py312",
+        keys={"args": {"device-ids": "0"}},
+        proposal=keys(args={"device-ids": None}),
+    ),
+    Case(
+        "a flag of an older release",
+        "vLLM 0.32.0 has no flag --calculate-kv-scales. vLLM 0.8.5.post1 to 0.25.1 had it.",
+        keys={"args": {"calculate-kv-scales": True}},
+        proposal=keys(args={"calculate-kv-scales": None}),
+    ),
     Case("a value of another kind", "--seed must be a whole number.", keys={"args": {"seed": "many"}}, proposal=keys(args={"seed": None})),
     Case("a choice that is none", "--kv-cache-dtype must be one of: auto, ", keys={"args": {"kv-cache-dtype": "fp9"}}),
     Case("a list for one value", "--seed must be a single value, not a list.", keys={"args": {"seed": [1, 2]}}),
