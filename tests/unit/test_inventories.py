@@ -69,3 +69,18 @@ def test_a_key_beside_the_inventory_is_no_host(tmp_path):
     key = read_or_make(path)
     command = [str(Path(sys.executable).parent / "ansible-inventory"), "-i", str(tmp_path / "mine"), "--list"]
     assert key not in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("names", [row[0] for row in INVENTORIES], ids=["+".join(row[0]) for row in INVENTORIES])
+def test_an_inventory_is_planned_without_its_hosts(names, tmp_path):
+    """Its servers cannot be reached from here: the inventory is judged all the same, that is said, and no key is made."""
+    copies = [shutil.copytree(ROOT / "inventories" / name, tmp_path / name, ignore=shutil.ignore_patterns(".secrets")) for name in names]
+    options = [word for copy in copies for word in ("-i", str(copy))]
+    # a name that leads nowhere: no host is asked
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), *options, "playbooks/plan.yml", "-e", "ansible_host=away.invalid"]
+    done = subprocess.run([*command, "-e", f"plan_file={tmp_path}/plan.json"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "was not reached: the plan above knows its inventory alone" in " ".join(done.stdout.split())
+    plans = json.loads((tmp_path / "plan.json").read_text())
+    assert all(row["ok"] and row["host"] is None and row["refusals"] == [] for row in plans)
+    assert not list(tmp_path.rglob(".secrets"))
