@@ -76,7 +76,7 @@ REFUSED = {
         "vllm_instances micro: served_model_name: Codex takes 'gpt-5' for one of its vendor's models",
     ),
     "two instances on one port": (
-        {"name": "second", "model": "/srv/models/none", "port": 8001},
+        {"name": "second", "model": "/srv/models/none", "host": "0.0.0.0", "port": 8001},
         "vllm_instances second: port: the port 8001 is micro's already.",
     ),
 }
