@@ -62,6 +62,14 @@ def sentences(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return [f"{row['where']}: {row['why']} {row['instead']}".strip() for row in rows]
 
 
+def plans(hostvars: Mapping[str, Any], servers: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the plans of all servers; one that failed before it was planned is not ok, and the play says why."""
+    why = "failed before it was planned: the play's output says why."
+    missing = {"where": "playbooks/plan.yml", "why": why, "instead": ""}
+    planned = {server: (hostvars[server].get("__vllm_planned") or {}).get("plan") for server in servers}
+    return [plan or {"server": server, "ok": False, "refusals": [missing]} for server, plan in planned.items()]
+
+
 def catalogue(hostvars: Mapping[str, Any], servers: Sequence[str], track: str = DEFAULT_TRACK) -> list[dict[str, Any]]:
     """Return the instances of all servers, with server and base_url."""
     return core.catalogue(hostvars, servers, track)
@@ -135,5 +143,6 @@ class FilterModule:
             "unknown_variables": unknown_variables,
             "codex_machines": codex_machines,
             "sentences": sentences,
+            "plans": plans,
         }
         return {name: readable(function) for name, function in functions.items()}

@@ -16,7 +16,7 @@ from typing import Any, Optional
 from . import instance_rules
 from .chat_templates import names as chat_templates
 from .errors import ManyRefused, Refused
-from .flags import Flags, plain
+from .flags import Flags, number, plain
 from .flags import find as find_flags
 from .instance_keys import KEYS, is_text
 from .instance_rules import change
@@ -25,6 +25,7 @@ from .tracks import track as find_track
 
 VARIABLES = ("vllm_instances", "vllm_instances_group", "vllm_instances_host")
 MAPPINGS = ("args", "environment")  # merged by their own keys
+WORLD = ("pipeline-parallel-size", "prefill-context-parallel-size", "data-parallel-size", "data-parallel-size-local", "nnodes")
 JUDGED = ("__vllm_judged", "__vllm_planned")  # what roles/vllm keeps of a server's plan
 EVERYWHERE = ("0.0.0.0", "::")
 
@@ -117,7 +118,9 @@ def _arguments(written: Mapping[str, Any], known: Optional[Flags]) -> dict[str, 
     for given, said in written.items():
         flag = known.find(plain(given)) if known else None
         name = flag.name if flag else plain(given)
-        value = _number(said) if flag and flag.kind in ("int", "size") and not flag.several else said
+        value = _plain_number(said) if flag and flag.kind in ("int", "size") and not flag.several else said
+        if value is None:
+            continue
         if value is not False:
             found[name] = value
         elif flag and flag.default is not False:
@@ -125,10 +128,10 @@ def _arguments(written: Mapping[str, Any], known: Optional[Flags]) -> dict[str, 
     return found
 
 
-def _number(value: Any) -> Any:
-    """Return the number that a text, or a list of one, holds; vLLM reads them alike."""
-    inner = value[0] if isinstance(value, list) and len(value) == 1 else value
-    return int(inner) if isinstance(inner, str) and inner.strip().isdecimal() else inner
+def _plain_number(value: Any) -> Any:
+    """Return a number that stands as text; None for what vLLM takes for "not given"; anything else as it is."""
+    found = number(value)
+    return None if value in ("", "None") else value if found is None else found
 
 
 def _gpu_counts(present: Sequence[Mapping[str, Any]]) -> list[Refused]:
@@ -187,8 +190,17 @@ def _ports(present: Sequence[Mapping[str, Any]]) -> list[Refused]:
     return problems
 
 
-def _overlap(address: str, other: str) -> bool:
+def _overlap(one: str, two: str) -> bool:
+    address, other = _spelt(one), _spelt(two)
     return address == other or address in EVERYWHERE or other in EVERYWHERE
+
+
+def _spelt(address: str) -> str:
+    """Return an address in its usual spelling; a name stays."""
+    try:
+        return str(ipaddress.ip_address("127.0.0.1" if address == "localhost" else address))
+    except ValueError:
+        return address
 
 
 def world_size(instance: Mapping[str, Any]) -> int:
@@ -197,10 +209,11 @@ def world_size(instance: Mapping[str, Any]) -> int:
     Each rank of tensor, pipeline and data parallelism has its own; of several nodes (``nnodes``, or data-parallel replicas
     beyond ``data-parallel-size-local``) the others are other servers'.
     """
-    args = instance["args"]
-    replicas = args.get("data-parallel-size-local") or args.get("data-parallel-size") or 1
-    ranks = math.prod([instance["tensor_parallel_size"], args.get("pipeline-parallel-size") or 1, replicas])
-    return max(1, int(ranks) // int(args.get("nnodes") or 1))
+    sizes = {flag: found for flag in WORLD if (found := number(instance["args"].get(flag))) is not None}
+    one = math.prod([instance["tensor_parallel_size"], sizes.get(WORLD[0], 1), sizes.get(WORLD[1], 1)])
+    if "data-parallel-size-local" in sizes:
+        return int(one * sizes["data-parallel-size-local"])
+    return int(max(1, one * sizes.get("data-parallel-size", 1) // sizes.get("nnodes", 1)))
 
 
 def config(instance: Mapping[str, Any], model: str, template: str) -> dict[str, Any]:

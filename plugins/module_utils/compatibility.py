@@ -15,7 +15,7 @@ from typing import Any, Optional, TypeVar
 
 import yaml
 from packaging.specifiers import SpecifierSet
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 FILE = pathlib.Path(__file__).parent / "data" / "facts.yml"
 # Codex looks for its vendor's names behind one namespace too (openai/gpt-oss-20b); see the sources of the block vendor_names
@@ -193,7 +193,10 @@ def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_version(text: str) -> bool:
     """Tell whether a text is a version."""
-    return re.fullmatch(r"\d+\.\d+(\.\d+)?([-.+]?\w+)*", text) is not None
+    try:
+        return len(Version(text).release) > 1
+    except InvalidVersion:
+        return False
 
 
 def version_key(version: str) -> Version:

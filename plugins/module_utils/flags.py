@@ -39,6 +39,14 @@ def plain(name: str) -> str:
     return head.replace("_", "-") + dot + part
 
 
+def number(value: Any) -> Optional[int]:
+    """Return the whole number that a value is for vLLM, which reads 2, "2" and ["2"] alike; None where it is none."""
+    inner = value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+    if isinstance(inner, bool):
+        return None
+    return int(inner) if isinstance(inner, int) or (isinstance(inner, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", inner)) else None
+
+
 @dataclass(frozen=True)
 class Flag:
     """A flag: its name without leading dashes and what it takes.

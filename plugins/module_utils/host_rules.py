@@ -52,6 +52,8 @@ def problems(server: str, track: Track, python: str, host: Optional[Host], known
             if wanted and outside
             else f"the wheels of {track.name} are for {track.python}."
         )
+        if python == "3.1":
+            why = f"{why} (Unquoted, 3.10 is read as 3.1.)"
         yield Refused(
             f"python_version {python}", why, f'Write python_version: "{track.python}".', better or {"python_version": track.python}
         )

@@ -34,7 +34,7 @@ def is_text(value: Any) -> bool:
 
 
 def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40
 
 
 def _ranks(value: Any) -> bool:

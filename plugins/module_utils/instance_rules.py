@@ -14,23 +14,28 @@ from typing import Any, Optional
 from . import compatibility
 from .compatibility import older
 from .errors import Refused, closest, nearest
-from .flags import Flag, Flags, elsewhere, plain, releases, value_problem
+from .flags import Flag, Flags, elsewhere, number, plain, releases, value_problem
 from .flags import find as find_flags
 from .host_rules import better_track
 from .instance_keys import KEYS, is_mapping
 from .tracks import Track, tracks
 
 CPU_SPACE = "VLLM_CPU_KVCACHE_SPACE"  # GiB
-ENVIRONMENT_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # vLLM's key travels as a credential; the developer mode opens routes that change the server (vLLM's security notes)
-FORBIDDEN_ENVIRONMENT = {"VLLM_API_KEY": "the key is vllm_api_key", "VLLM_SERVER_DEV_MODE": "it opens unguarded routes"}
+FORBIDDEN_ENVIRONMENT = {
+    "VLLM_API_KEY": "the key is vllm_api_key",
+    "VLLM_SERVER_DEV_MODE": "it opens unguarded routes",
+    "CUDA_VISIBLE_DEVICES": "the GPUs are the instance's gpus",
+}
 SECRET_FLAGS = {
     "api-key": ("would be seen in the process list.", "Set vllm_api_key instead."),
     "hf-token": ("would stand in a file that everyone on the server can read.", "Write environment: {HF_TOKEN: ...} instead."),
 }
-AT_LEAST_ONE = ("block-size", "pipeline-parallel-size", "data-parallel-size", "data-parallel-size-local", "nnodes")
+RANKS = ("pipeline-parallel-size", "data-parallel-size", "prefill-context-parallel-size", "nnodes")
+MOST_RANKS = 1024
 HIDDEN = tuple(f"/{name}/" for name in ("home", "root", "tmp", "var/tmp"))  # by ProtectHome and PrivateTmp of the unit
-OWN_FLAGS = {name.replace("_", "-"): name for name, key in KEYS.items() if key.flag} | {"model": "model"}
+OWN_FLAGS = {name.replace("_", "-"): name for name, key in KEYS.items() if key.flag} | {"model": "model", "device-ids": "gpus"}
 
 
 def change(name: str, **keys: Any) -> dict[str, Any]:
@@ -77,11 +82,16 @@ def _of_kind(name: str, key: str, value: Any) -> Optional[dict[str, Any]]:
     return change(name, **{key: number if number is not None and KEYS[key].check(number) else None})
 
 
+def _may_hide(value: Any) -> bool:
+    """Tell whether a value may hold a token: proposals are printed."""
+    return isinstance(value, (Mapping, list)) or (isinstance(value, str) and value.lstrip().startswith(("{", "[")))
+
+
 def _unknown_key(entry: Mapping[str, Any], key: str, value: Any, known: Optional[Flags]) -> Refused:
     flag = known.find(plain(key)) if known else None
     if flag:
         instead = f"Write it under args: {{{flag.name}: ...}}."
-        moved = {} if flag.name in SECRET_FLAGS else {"args": {flag.name: value}}
+        moved = {} if flag.name in SECRET_FLAGS or _may_hide(value) else {"args": {flag.name: value}}
         proposal = change(entry["name"], **{key: None}, **moved)
         return Refused(_where(entry, key), "is a vLLM flag, but not one with a key of its own.", instead, proposal)
     close = closest(key, KEYS)
@@ -172,7 +182,9 @@ def _served_names(entry: Mapping[str, Any], *_: Any) -> Iterator[Refused]:
 
 def _environment(entry: Mapping[str, Any], *_: Any) -> Iterator[Refused]:
     for name, value in (entry.get("environment") or {}).items():
-        where, without = _where(entry, "environment", name), change(entry["name"], environment={name: None})
+        # what stands after "=" may be a token
+        where = _where(entry, "environment", name.partition("=")[0])
+        without = None if "=" in name else change(entry["name"], environment={name: None})
         if name in FORBIDDEN_ENVIRONMENT:
             yield Refused(where, f"is not allowed: {FORBIDDEN_ENVIRONMENT[name]}.", "Remove it.", without)
         elif name == CPU_SPACE and not str(value).isdecimal():
@@ -180,6 +192,12 @@ def _environment(entry: Mapping[str, Any], *_: Any) -> Iterator[Refused]:
             yield Refused(where, "is not a whole number.", "Write it in GiB, such as 4.", without)
         elif not ENVIRONMENT_NAME.fullmatch(name) or any(mark in str(value) for mark in "\n\0"):
             yield Refused(where, "is not an environment variable of one line.", "Write NAME: value.", without)
+
+
+def _counted(value: Any) -> int:
+    """Return the number that a value is, 1 for what is none: its kind is judged elsewhere."""
+    found = number(value)
+    return 1 if found is None else found
 
 
 def _argument(entry: Mapping[str, Any], name: str, value: Any, known: Flags) -> Iterator[Refused]:
@@ -195,10 +213,10 @@ def _argument(entry: Mapping[str, Any], name: str, value: Any, known: Flags) -> 
         yield Refused(where, *SECRET_FLAGS[flag], change(entry["name"], args=without))
     elif not found:
         yield _unknown_flag(entry, where, flag, {name: value}, known)
-    elif found.name in AT_LEAST_ONE and str(value).lstrip("-").isdecimal() and int(value) < 1:
-        yield Refused(
-            where, f"--{found.name} cannot be {value}.", "Write a whole number of at least 1.", change(entry["name"], args=without)
-        )
+    elif found.name in RANKS and not 1 <= _counted(value) <= MOST_RANKS:
+        yield Refused(where, f"--{found.name} cannot be {value}.", f"Write 1 to {MOST_RANKS}.", change(entry["name"], args=without))
+    elif found.name == "block-size" and _counted(value) < 1:
+        yield Refused(where, f"--{found.name} cannot be {value}.", "Write a number of tokens.", change(entry["name"], args=without))
     elif problem := value_problem(found, value):
         # nothing is shown of a value that may hold a token
         advice = "Remove it" if found.default is None else f"Remove it to have {found.default!r}"
@@ -233,14 +251,9 @@ def _renamed(entry: Mapping[str, Any], right: str, written: Mapping[str, Any], f
     if own:
         carried = own not in entry and KEYS[own].check(value)
         return {"args": without, **({own: value} if carried else {})}
-    return {"args": {**without, **({right: value} if flag and not value_problem(flag, value) else {})}}
+    return {"args": {**without, **({right: value} if flag and not _may_hide(value) and not value_problem(flag, value) else {})}}
 
 
 def _without_gpu(entry: Mapping[str, Any], track: Track) -> Iterator[Refused]:
-    advice = {
-        "gpu_memory_utilization": "Remove it; the KV cache's size is environment: {VLLM_CPU_KVCACHE_SPACE: 4} (GiB).",
-        "gpus": "Remove it.",
-    }
-    for key, instead in advice.items():
-        if entry.get(key) is not None:
-            yield Refused(_where(entry, key), f"the track {track.name} has no GPU.", instead, change(entry["name"], **{key: None}))
+    if entry.get("gpus") is not None:
+        yield Refused(_where(entry, "gpus"), f"the track {track.name} has no GPU.", "Remove it.", change(entry["name"], gpus=None))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from .model_shape import DTYPE_BYTES, FULL, LATENT, SLIDING, STATE, Shape
 
 GIB = 1 << 30
+FINEST_BLOCK = 32
 UTILISATION = 0.92  # config/cache.py gpu_memory_utilization
 CACHE_BYTES: Mapping[str, int] = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
 
@@ -319,7 +320,10 @@ def tensor_parallel_problem(shape: Shape, size: int, whole_experts: bool = False
     block = (shape.quantisation.block if shape.quantisation else None) or 1
     widths = [("MLP", shape.intermediate)] if shape.plain_mlp else []
     if shape.experts:
-        widths += [] if whole_experts else [("experts", shape.experts.intermediate)]
+        experts = shape.experts.intermediate
+        # vLLM cuts scales of experts finer, down to blocks of 32 (fused_moe/oracle/fp8.py)
+        fine = experts % size == 0 and math.gcd(block, experts // size) >= FINEST_BLOCK
+        widths += [] if whole_experts or fine else [("experts", experts)]
         widths += [("shared experts", shape.experts.shared_intermediate)]
     for name, width in widths:
         if width % size:

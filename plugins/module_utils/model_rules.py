@@ -18,6 +18,7 @@ from .catalogue import own_template, world_size
 from .compatibility import Pair, Recognised, older
 from .errors import Refused
 from .flags import find as find_flags
+from .flags import number
 from .host_rules import Host, better_track
 from .instance_rules import CPU_SPACE, change, plugin
 from .model_shape import Shape, shape
@@ -26,7 +27,12 @@ from .tracks import Track
 GIB = 1 << 30
 STEP = 1024  # tokens; a context that is proposed is a multiple of it, where it is that long
 # flags that change what a server needs in ways that the arithmetic does not know
-CHANGE_MEMORY = ("cpu-offload-gb", "offload-backend", "kv-offloading-size", "kv-cache-memory-bytes", "speculative-config", "enable-lora")
+CHANGE_MEMORY = (
+    *("cpu-offload-gb", "offload-backend", "offload-group-size", "kv-offloading-size", "kv-cache-memory-bytes", "speculative-config"),
+    *("enable-lora", "hf-overrides", "decode-context-parallel-size", "prefill-context-parallel-size"),
+)
+# flags by which vLLM reads another description of the model than its config.json
+OTHER_CONFIG = ("hf-config-path", "config-format")
 # of the configuration that roles/codex writes (vars/main.yml; a test compares them)
 NEWEST_CODEX = "0.169.0"  # that roles/codex locks (a test compares them)
 WRITTEN_BY_ROLE = {"web_search": "disabled", "agents.enabled": False}
@@ -74,10 +80,15 @@ class Subject:
     def unplanned(self) -> Optional[str]:
         """The flag because of which nobody can tell what it needs; None where there is none."""
         args = self.entry["args"]
-        own = ((self.folder.get("config") or {}).get("quantization_config") or {}).get("quant_method")
+        told = (self.folder.get("config") or {}).get("quantization_config")
+        own = told.get("quant_method") if isinstance(told, Mapping) else None
         other = "quantization" if args.get("quantization") not in (None, own) else None
         spread = "enable-expert-parallel" if args.get("enable-expert-parallel") and args.get("data-parallel-size", 1) != 1 else None
-        return next((flag for flag in CHANGE_MEMORY if args.get(flag)), None) or other or spread
+        heads = {flag.partition(".")[0] for flag, value in args.items() if value}
+        quantised = (self.folder.get("config") or {}).get("quantization_config")
+        cache = isinstance(quantised, Mapping) and (quantised.get("kv_cache_scheme") or quantised.get("kv_cache_quant_algo"))
+        own_cache = "the cache's own quantisation" if cache and "kv-cache-dtype" not in args else None
+        return next((flag for flag in CHANGE_MEMORY if flag in heads), None) or other or spread or own_cache
 
     def split_problem(self, size: int) -> Optional[str]:
         """Return why the model cannot be split over so many ranks, None where it can or nobody knows."""
@@ -93,8 +104,7 @@ class Subject:
     @property
     def stages(self) -> int:
         """Return the pipeline-parallel size."""
-        stages = self.entry["args"].get("pipeline-parallel-size")
-        return stages if isinstance(stages, int) else 1
+        return number(self.entry["args"].get("pipeline-parallel-size")) or 1
 
     @property
     def context(self) -> int:
@@ -145,12 +155,12 @@ class Subject:
                 tensor_parallel=size,
                 pipeline_parallel=self.stages,
                 kv_dtype=str(arguments.get("kv-cache-dtype", "auto")),
-                block=arguments.get("block-size"),
+                block=number(arguments.get("block-size")),
                 device=self.track.device,
                 cpu_space=space or self.cpu_space,
                 eager=bool(arguments.get("enforce-eager")),
             )
-        except ValueError:  # a shape or a cache that is not understood
+        except (ValueError, ArithmeticError):  # a shape or a cache that is not understood, a size beyond all memory
             return None
 
 
@@ -168,7 +178,9 @@ def subjects(
     found = []
     for entry in present:
         folder = models.get(entry["name"]) or {}
-        understood = shape(folder["config"], folder.get("weight_bytes")) if folder.get("config") else None
+        if any(flag in entry["args"] for flag in OTHER_CONFIG):
+            folder = {}
+        understood = shape(folder["config"], _weight_bytes(folder)) if folder.get("config") else None
         others = frozenset(gpu for other in present if other is not entry for gpu in other["gpus"] or [])
         template = folder.get("chat_template") if entry["chat_template"] is None else None
         family = compatibility.family_of(folder.get("config") or {}, str(entry["model"] or entry["model_source"]), template)
@@ -178,6 +190,13 @@ def subjects(
         unknown = understood.unknown if understood else None
         found.append(Subject(entry, server, track, host, folder, usable, unknown, family, others, codex, known))
     return found
+
+
+def _weight_bytes(folder: Mapping[str, Any]) -> Optional[int]:
+    """Return the weights' bytes as they are loaded: float32 files become 16-bit, where config.json does not say so itself."""
+    size, wide = folder.get("weight_bytes"), (folder.get("dtypes") or {}).get("F32", 0)
+    told = {"dtype", "torch_dtype"} & set(folder["config"])
+    return size if size is None or told else size - wide // 2
 
 
 def findings(subject: Subject) -> Iterator[Finding]:
@@ -321,7 +340,11 @@ def together(subjects: Sequence[Subject]) -> Iterator[Refused]:
         parts = ", ".join(f"{name} {_gib(fit.weights + fit.kv_space)}" for name, fit in fits.items())
         has = f"{subjects[0].server} has {_gib(host.memory)} of memory"
         why = f"do not fit together: {has}, and weights and cache take {_gib(wanted)} ({parts})."
-        yield Refused(f"vllm_instances {', '.join(fits)}", why, f"Lower {CPU_SPACE} of one, or take one off this server.")
+        yield Refused(
+            f"vllm_instances {', '.join(fits)}",
+            why,
+            f"Set or lower environment: {{{CPU_SPACE}: GIB}} of each, or take one off this server.",
+        )
 
 
 def _fits(fit: Optional[memory.Fit]) -> bool:
@@ -421,17 +444,21 @@ def _pair(subject: Subject, codex: Codex, pair: Pair, wrong: Mapping[str, Any]) 
         where = f"codex_extra_config on {codex.host}: {', '.join(wrong)}"
         words = ", ".join(f"{key}: {str(value).lower() if isinstance(value, bool) else value}" for key, value in wrong.items())
         instead = "Remove it." if None in wrong.values() else f"Write {words}, as the role codex does by itself."
-        return certain, Refused(where, why, instead, {"codex_extra_config": _nested(wrong)})
+        return certain, Refused(
+            where, why, instead, {"codex_extra_config": _nested({tuple(key.split(".")): value for key, value in wrong.items()})}
+        )
     instead = f"Write vllm_track: {newer['vllm_track']}." if newer else f"It is mended in vLLM {pair.mended}." if pair.mended else ""
     return certain, Refused(f"codex_version {codex.version} on {codex.host}", why, instead, newer)
 
 
-def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dotted keys as Codex's configuration nests them."""
+def _nested(settings: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """Return values as Codex's configuration nests them below their keys."""
     found: dict[str, Any] = {}
-    for key, value in settings.items():
-        table, _, name = key.rpartition(".")
-        (found.setdefault(table, {}) if table else found)[name] = value
+    for (*tables, name), value in settings.items():
+        inner = found
+        for table in tables:
+            inner = inner.setdefault(table, {})
+        inner[name] = value
     return found
 
 
@@ -450,28 +477,29 @@ def _effective(codex: Codex, key: str) -> Any:
 def _codex_keys(codex: Codex) -> Iterator[Finding]:
     """Find keys in codex_extra_config that this version of Codex does not have, and a wire_api that it refuses."""
     where = f"codex_extra_config on {codex.host}"
-    for path, value in _paths(codex.extra):
+    for keys, value in _paths(codex.extra):
+        path = ".".join(keys)
         known = compatibility.config_key(path)
+        proposal = {"codex_extra_config": _nested({keys: None})}
         if value is not None and known and not known.in_version(codex.version):
             instead = f"Write instead: {known.instead}." if known.instead else "Remove it."
-            proposal = {"codex_extra_config": {path.partition(".")[0]: None}}
             yield True, Refused(f"{where}: {path}", f"is no key of Codex {codex.version}.", instead, proposal)
         behaviour = compatibility.codex_range(codex.version)
         if path.endswith(".wire_api") and value == "chat" and behaviour and behaviour.chat != "works":
             why = f"chat is {behaviour.chat} in Codex {codex.version}."
             yield (
                 True,
-                Refused(f"{where}: {path}", why, "Write responses, or leave it out.", {"codex_extra_config": {"model_providers": None}}),
+                Refused(f"{where}: {path}", why, "Write responses, or leave it out.", proposal),
             )
 
 
-def _paths(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted path and the value of each key, tables included."""
+def _paths(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the keys that lead to each value, and it; tables included."""
     for key, value in table.items():
-        path = f"{above}{key}"
-        yield path, value
+        keys = (*above, str(key))
+        yield keys, value
         if isinstance(value, Mapping):
-            yield from _paths(value, f"{path}.")
+            yield from _paths(value, keys)
 
 
 Rule = Callable[[Subject], Iterator[Finding]]

@@ -377,10 +377,14 @@ def _max_context(config: Mapping[str, Any], text: Mapping[str, Any]) -> int:
     """Return the longest context that vLLM allows by config.json, in tokens.
 
     ``config/model.py`` ``_get_and_verify_max_len``. Releases before 0.32 took a yarn factor times
-    ``original_max_position_embeddings``. vLLM also obeys a smaller ``model_max_length`` in tokenizer_config.json.
+    ``original_max_position_embeddings``. A ``model_max_length`` of config.json counts instead of the others.
     """
-    keys = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "max_sequence_length")
-    length = min((int(text[key]) for key in keys if text.get(key) is not None), default=2048)
+    keys = (
+        *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"),
+        *("max_target_positions", "max_seq_length", "seq_len"),
+    )
+    told = [int(text[key]) for key in keys if text.get(key) is not None]
+    length = int(text.get("model_max_length") or min(told, default=2048))
     ropes = text.get("rope_parameters") or text.get("rope_scaling") or {}
     if not any(key in ropes for key in ("rope_type", "type")):  # one entry per kind of layer
         ropes = {"": {}, **{key: rope for key, rope in ropes.items() if isinstance(rope, Mapping)}}

@@ -67,6 +67,15 @@ MICRO = {
     "chat_template": None,
     "problem": None,
 }
+
+
+def wide_files(name):
+    """Return a folder whose config.json names no dtype, and whose files hold float32."""
+    said = folder(name)
+    config = {key: value for key, value in said["config"].items() if key not in ("dtype", "torch_dtype")}
+    return {**said, "config": config, "weight_bytes": 2 * said["weight_bytes"], "dtypes": {"F32": 2 * said["weight_bytes"]}}
+
+
 LLAMA = {
     "name": "coder",
     "model": "/srv/models/llama-3.1-70b-instruct",
@@ -206,10 +215,10 @@ FLAGS = [
     ),
     Case(
         "a flag of a newer release",
-        "vLLM 0.19.1 has no flag --device-ids. vLLM 0.25.1 and newer have it. Remove it, or choose a track with such a release.",
+        "vLLM 0.19.1 has no flag --jit-monitor-mode. vLLM 0.25.1 and newer have it. Remove it, or choose a track with such a release.",
         track="cu12-py312",
-        keys={"args": {"device-ids": "0"}},
-        proposal=keys(args={"device-ids": None}),
+        keys={"args": {"jit-monitor-mode": "off"}},
+        proposal=keys(args={"jit-monitor-mode": None}),
     ),
     Case(
         "a flag of an older release",
@@ -402,15 +411,6 @@ SIZES = [
         proposal=keys(gpus=None),
     ),
     Case(
-        "a share of GPUs on a CPU track",
-        "gpu_memory_utilization: the track cpu-py311 has no GPU.",
-        instance=HERMES,
-        keys={"gpu_memory_utilization": 0.9},
-        track="cpu-py311",
-        host="debian 12, no GPU",
-        proposal=keys(gpu_memory_utilization=None),
-    ),
-    Case(
         "longer than the model",
         "max_model_len: cannot be 262144: the model's longest context is 131072 tokens. Write max_model_len: 131072.",
         instance=SMALL,
@@ -513,6 +513,26 @@ YARN = {
 EIGHT_RANKS = {"name": "coder", "model": "/srv/own", "tool_call_parser": "hermes", "tensor_parallel_size": 8, "max_model_len": 8192}
 # what works, and a hasty rule would refuse
 WORKS = [
+    Case(
+        "a share of the memory on a CPU",
+        instance={"name": "coder", "model": "/srv/m", "tool_call_parser": "hermes", "gpu_memory_utilization": 0.5},
+        track="cpu-py311",
+        host="debian 12, no GPU",
+    ),
+    Case("scales of experts that vLLM cuts finer", instance=EIGHT_RANKS, model=folder("qwen3-235b-a22b-fp8")),
+    Case("a variable in lower case", keys={"environment": {"http_proxy": "http://proxy:3128"}}),
+    Case(
+        "replicas on two nodes each",
+        keys={
+            "tensor_parallel_size": 8,
+            "args": {"nnodes": 2, "data-parallel-size": 2, "data-parallel-size-local": 1},
+            "gpus": [*range(8)],
+        },
+    ),
+    Case(
+        "another description of the model", keys={"args": {"hf-config-path": "/srv/c"}}, model={"config": None, "problem": "no config.json"}
+    ),
+    Case("float32 files that nobody says are", instance=SMALL, host="one 24 GiB", model=wide_files("llama-3.1-8b")),
     Case("a part of a JSON flag", keys={"args": {"compilation-config.cudagraph_mode": "NONE"}}),
     Case(
         "a longer context by an override",
@@ -566,6 +586,31 @@ WORKS = [
 ]
 VALUES = [
     Case(
+        "one GPU twice through the environment",
+        "environment: CUDA_VISIBLE_DEVICES: is not allowed: the GPUs are the instance's gpus.",
+        keys={"environment": {"CUDA_VISIBLE_DEVICES": "0"}},
+    ),
+    Case("one GPU twice through a flag", "args: device-ids: has a key of its own. Write gpus:", keys={"args": {"device-ids": "0"}}),
+    Case(
+        "a token in a misspelt flag",
+        "Did you mean model-loader-extra-config?",
+        keys={"args": {"model-loader-extra-confg": {"token": "s3cret"}}},
+    ),
+    Case(
+        "a token in a variable's name",
+        "environment: HF_TOKEN: is not an environment variable",
+        keys={"environment": {"HF_TOKEN=s3cret": ""}},
+        proposal=None,
+    ),
+    Case(
+        "one port under two names of an address",
+        "the port 8000 is coder's already.",
+        keys={"host": "localhost"},
+        more=[{**SMALL, "name": "b", "host": "127.0.0.1"}],
+    ),
+    Case("ranks without end", "--data-parallel-size cannot be 5000000. Write 1 to 1024.", keys={"args": {"data-parallel-size": 5000000}}),
+    Case("an unquoted 3.10", "python_version 3.1:", "(Unquoted, 3.10 is read as 3.1.)", python="3.1"),
+    Case(
         "a misspelt mapping that holds a token",
         "enviroment: is not a key of an instance. Did you mean environment?",
         keys={"enviroment": {"HF_TOKEN": "s3cret"}},
@@ -574,7 +619,7 @@ VALUES = [
     Case("a token beside the keys", "hf_token: is a vLLM flag", keys={"hf_token": "s3cret"}, proposal=keys(hf_token=None)),
     Case(
         "a block of no token",
-        "args: block-size: --block-size cannot be 0. Write a whole number of at least 1.",
+        "args: block-size: --block-size cannot be 0. Write a number of tokens.",
         keys={"args": {"block-size": 0}},
     ),
     Case(
