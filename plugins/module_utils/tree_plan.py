@@ -142,8 +142,7 @@ def _plan_one(file: Wanted, have: Mapping[str, Any], result: Plan) -> None:
 
 
 def _merged(file: Wanted, have: Mapping[str, Any]) -> tuple[str, Optional[str]]:
-    # only who merges needs tomlkit on the controller
-    from .toml_merge import merge_toml, unmerge_toml  # noqa: PLC0415 - see above
+    from .toml_merge import merge_toml, unmerge_toml  # noqa: PLC0415 - only who merges needs tomlkit on the controller
 
     existing, managed = _text(have.get("content")), file.text or ""
     if file.state == "file":
