@@ -4,11 +4,15 @@
 
 A layout is a mapping: config, instances and models are directories; environment is the environment's path; shared
 lists what every instance reads.
+
+An instance has releases: /var/lib/vllm/NAME/releases/N holds links to an environment and a model, and the files that vLLM is
+started with. The link ``current`` beside them names the one that runs, and is the only thing that a deployment, a revert or a
+rollback switches. A release that was written is never changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .catalogue import own_template
@@ -16,6 +20,7 @@ from .chat_templates import text as chat_template_text
 from .folder_digest import folder_digest
 
 Layout = Mapping[str, Any]
+CURRENT = "current"
 
 
 def unit_name(instance: str) -> str:
@@ -30,56 +35,81 @@ def model_path(instance: Mapping[str, Any], models: str) -> str:
     return f"{models}/{folder_digest(instance['model_source'])}"
 
 
-def _own_paths(name: str, layout: Layout) -> dict[str, str]:
-    home = f"{layout['instances']}/{name}"
-    return {
-        "home": home,
-        "environment": f"{home}/environment",
-        "model": f"{home}/model",
-        "config": f"{layout['config']}/{name}.yaml",
-        "variables": f"{layout['config']}/{name}.env",
-        "template": f"{layout['config']}/{name}.jinja",
-    }
+def home_path(name: str, layout: Layout) -> str:
+    """Return the directory of an instance."""
+    return f"{layout['instances']}/{name}"
+
+
+def _home_entries(name: str, layout: Layout) -> list[dict[str, Any]]:
+    """Return what does not depend on a release: directories, and the names that the unit reads."""
+    home = home_path(name, layout)
+    return [
+        {"dest": home, "state": "directory"},
+        {"dest": f"{home}/releases", "state": "directory"},
+        {"dest": f"{layout['config']}/{name}.yaml", "state": "link", "target": f"{home}/{CURRENT}/config.yaml"},
+        {"dest": f"{layout['config']}/{name}.env", "state": "link", "target": f"{home}/{CURRENT}/variables.env"},
+    ]
+
+
+def _release_entries(instance: Mapping[str, Any], layout: Layout, release: str) -> list[dict[str, Any]]:
+    """Return what a release holds, at ``release``: the path of its directory."""
+    values = {"instance": instance}
+    # secret: a token that a team puts into environment must not be shown by --diff
+    variables = {"template": "etc/vllm/instance.env.j2", "vars": values, "mode": "0600", "secret": True}
+    template = {"content": chat_template_text(instance["chat_template"])} if own_template(instance) else {"state": "absent"}
+    return [
+        {"dest": f"{release}/environment", "state": "link", "target": layout["environment"]},
+        {"dest": f"{release}/model", "state": "link", "target": model_path(instance, layout["models"])},
+        {"dest": f"{release}/config.yaml", "template": "etc/vllm/instance.yaml.j2", "vars": values},
+        {"dest": f"{release}/chat_template.jinja", **template},
+        {"dest": f"{release}/variables.env", **variables},
+    ]
 
 
 def instance_files(instances: Sequence[Mapping[str, Any]], layout: Layout) -> list[dict[str, Any]]:
-    """Return the tree's entries for all instances."""
+    """Return what all instances should have, to compare with what they have: their releases are looked at by ``current``."""
     entries: list[dict[str, Any]] = []
     for instance in instances:
-        path = _own_paths(instance["name"], layout)
-        # secret: a token that a team puts into environment must not be shown by --diff
-        entries += [
-            {"dest": path["home"], "state": "directory"},
-            {"dest": path["environment"], "state": "link", "target": layout["environment"]},
-            {"dest": path["model"], "state": "link", "target": model_path(instance, layout["models"])},
-            {"dest": path["config"], "template": "etc/vllm/instance.yaml.j2", "vars": {"instance": instance}},
-            {"dest": path["template"], **_chat_template(instance)},
-            {
-                "dest": path["variables"],
-                "template": "etc/vllm/instance.env.j2",
-                "vars": {"instance": instance},
-                "mode": "0600",
-                "secret": True,
-            },
-        ]
+        entries += _home_entries(instance["name"], layout)
+        entries += _release_entries(instance, layout, f"{home_path(instance['name'], layout)}/{CURRENT}")
     return entries
 
 
-def _chat_template(instance: Mapping[str, Any]) -> dict[str, str]:
-    return {"content": chat_template_text(instance["chat_template"])} if own_template(instance) else {"state": "absent"}
+def new_releases(
+    instances: Sequence[Mapping[str, Any]], layout: Layout, seen: Mapping[str, Mapping[str, Any]], changed_paths: Iterable[str]
+) -> dict[str, int]:
+    """Return instance -> number, of those whose current release is not what it should be.
+
+    ``seen`` is what ownmetal.codex.tree observed of their directories (releases); a number is never used twice.
+    """
+    changed = list(changed_paths)
+    numbers = {}
+    for instance in instances:
+        home = home_path(instance["name"], layout)
+        if any(path.startswith(f"{home}/{CURRENT}/") for path in changed):
+            numbers[instance["name"]] = max(seen[home]["numbers"], default=0) + 1
+    return numbers
+
+
+def new_release_files(instances: Sequence[Mapping[str, Any]], layout: Layout, numbers: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the entries that write the instances' new releases, and what every instance has besides."""
+    entries: list[dict[str, Any]] = []
+    for instance in instances:
+        name = instance["name"]
+        entries += _home_entries(name, layout)
+        if name in numbers:
+            release = f"{home_path(name, layout)}/releases/{numbers[name]}"
+            entries += [{"dest": release, "state": "directory"}, *_release_entries(instance, layout, release)]
+    return entries
 
 
 def absent_instance_files(names: Sequence[str], layout: Layout) -> list[dict[str, Any]]:
     """Return the tree's entries that take instances away; models and environments stay."""
-    paths = [_own_paths(name, layout) for name in names]
-    return [{"dest": path[key], "state": "absent"} for path in paths for key in ("config", "variables", "template", "home")]
+    etc, homes = layout["config"], [home_path(name, layout) for name in names]
+    doomed = [f"{etc}/{name}.{ending}" for name in names for ending in ("yaml", "env")] + homes
+    return [{"dest": path, "state": "absent"} for path in doomed]
 
 
 def unit_paths(instances: Sequence[Mapping[str, Any]], layout: Layout) -> dict[str, list[str]]:
-    """Return unit -> the paths that it reads, which decide whether it has to restart."""
-    result = {}
-    for instance in instances:
-        path = _own_paths(instance["name"], layout)
-        own = [path[key] for key in ("environment", "model", "config", "variables", "template")]
-        result[unit_name(instance["name"])] = [*own, *layout["shared"]]
-    return result
+    """Return unit -> the paths whose change it has to be restarted for."""
+    return {unit_name(one["name"]): [f"{home_path(one['name'], layout)}/{CURRENT}", *layout["shared"]] for one in instances}

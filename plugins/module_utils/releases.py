@@ -1,0 +1,94 @@
+# Copyright: (c) 2026, the ownmetal.codex authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The releases of an instance on its server: numbered directories, and one link that says which of them runs.
+
+    HOME/releases/N/    links environment and model, config.yaml, variables.env; served.json once it has served
+    HOME/current        -> releases/N
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import shutil
+from typing import Any, Optional
+
+SERVED = "served.json"
+
+
+def read(home: str) -> dict[str, Any]:
+    """Return the ``numbers`` of an instance's releases, ascending, the ``current`` one (or None), and which have ``served``."""
+    try:
+        numbers = sorted(int(name) for name in os.listdir(f"{home}/releases") if name.isdecimal())
+    except (FileNotFoundError, NotADirectoryError):
+        numbers = []
+    served = [number for number in numbers if os.path.exists(f"{home}/releases/{number}/{SERVED}")]
+    return {"numbers": numbers, "current": current(home), "served": served}
+
+
+def current(home: str) -> Optional[int]:
+    """Return the number of the release that ``current`` names, None where there is none."""
+    try:
+        name = os.path.basename(os.readlink(f"{home}/current"))
+    except OSError:
+        return None
+    return int(name) if name.isdecimal() else None
+
+
+def switch(home: str, number: int) -> None:
+    """Let ``current`` name a release. There is no moment without the link."""
+    aside = f"{home}/.current"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(aside)
+    os.symlink(f"releases/{number}", aside)
+    os.replace(aside, f"{home}/current")
+
+
+def mark_served(home: str, number: int, proof: str) -> None:
+    """Write down that a release has served: it is one to go back to. ``proof`` says what it did."""
+    path = f"{home}/releases/{number}/{SERVED}"
+    if not os.path.exists(path):
+        at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        with open(f"{path}.part", "w", encoding="utf-8") as stream:
+            json.dump({"at": at, "proof": proof}, stream)
+        os.replace(f"{path}.part", path)
+
+
+def to_go_back_to(home: str) -> Optional[int]:
+    """Return the newest release before the current one that has served; None where there is none."""
+    found = read(home)
+    before = [number for number in found["served"] if found["current"] is None or number < found["current"]]
+    return max(before, default=None)
+
+
+def prune(home: str, keep: int) -> list[int]:
+    """Remove all but the newest ``keep`` releases, never the current one or the one to go back to; return what went."""
+    found = read(home)
+    wanted = {found["current"], to_go_back_to(home), *found["numbers"][-keep:]}
+    doomed = [number for number in found["numbers"] if number not in wanted]
+    for number in doomed:
+        shutil.rmtree(f"{home}/releases/{number}")
+    return doomed
+
+
+def history(home: str) -> list[dict[str, Any]]:
+    """Return what is known of each release, oldest first: number, current, environment, model, served (when, or None), proof."""
+    found = read(home)
+    rows = []
+    for number in found["numbers"]:
+        place = f"{home}/releases/{number}"
+        links = {}
+        for name in ("environment", "model"):
+            try:
+                links[name] = os.readlink(f"{place}/{name}")
+            except OSError:
+                links[name] = ""
+        served: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError), open(f"{place}/{SERVED}", encoding="utf-8") as stream:
+            served = json.load(stream)
+        rows.append(
+            {"number": number, "current": number == found["current"], **links, "served": served.get("at"), "proof": served.get("proof")}
+        )
+    return rows
