@@ -15,17 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .catalogue import own_template
+from .catalogue import local_url, own_template
 from .chat_templates import text as chat_template_text
 from .folder_digest import folder_digest
+from .units import unit_name
 
 Layout = Mapping[str, Any]
 CURRENT = "current"
-
-
-def unit_name(instance: str) -> str:
-    """Return the systemd unit of an instance."""
-    return f"vllm@{instance}.service"
 
 
 def model_path(instance: Mapping[str, Any], models: str) -> str:
@@ -108,6 +104,25 @@ def absent_instance_files(names: Sequence[str], layout: Layout) -> list[dict[str
     etc, homes = layout["config"], [home_path(name, layout) for name in names]
     doomed = [f"{etc}/{name}.{ending}" for name in names for ending in ("yaml", "env")] + homes
     return [{"dest": path, "state": "absent"} for path in doomed]
+
+
+def unit_jobs(
+    instances: Sequence[Mapping[str, Any]], layout: Layout, numbers: Mapping[str, int], server: str, prove: bool
+) -> list[dict[str, Any]]:
+    """Return the instances for ownmetal.codex.vllm_units; only who can call tools can be proved by a tool call."""
+    jobs = []
+    for instance in instances:
+        proof = {
+            "base_url": f"{local_url(instance)}/v1",
+            "model": instance["served_model_name"][0],
+            "instance": instance["name"],
+            "server": server,
+            "expect_reasoning": instance["reasoning_parser"] is not None,
+        }
+        able = prove and instance["enable_auto_tool_choice"]
+        home = home_path(instance["name"], layout)
+        jobs.append({"name": instance["name"], "home": home, "release": numbers.get(instance["name"]), "proof": proof if able else None})
+    return jobs
 
 
 def unit_paths(instances: Sequence[Mapping[str, Any]], layout: Layout) -> dict[str, list[str]]:

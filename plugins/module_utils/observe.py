@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
-from . import gpus
+from . import gpus, releases
 from .model_folder import read_folder
 from .tree import expand, read_state
 
@@ -29,7 +29,8 @@ LISTEN = "0A"  # the state TCP_LISTEN in /proc/net/tcp
 def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
     """Return what is asked for.
 
-    ``wanted`` has lists under any of paths, users, packages, units, ports, free_space, models (folders), gpus (makers: "nvidia");
+    ``wanted`` has lists under any of paths, users, packages, units, ports, free_space, models (folders), releases (instances' directories),
+    gpus (makers: "nvidia");
     the answer has a dict under each of them, keyed by the thing asked for (ports as text), and always ``system``: name
     ("debian"), version ("12"), machine ("x86_64"), glibc ("2.36"), memory (bytes).
     """
@@ -41,6 +42,7 @@ def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
         "ports": _ports,
         "free_space": _free_space,
         "models": lambda folders: {folder: read_folder(folder) for folder in folders},
+        "releases": lambda homes: {home: releases.read(home) for home in homes},
         "gpus": lambda makers: {maker: gpus.look() for maker in makers},
     }
     found = {kind: look(wanted.get(kind) or []) for kind, look in looks.items()}

@@ -2,8 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The releases of an instance on its server: numbered directories, and one link that says which of them runs.
 
-    HOME/releases/N/    links environment and model, config.yaml, variables.env; served.json once it has served
-    HOME/current        -> releases/N
+HOME/releases/N/    links environment and model, config.yaml, variables.env; replaces: the number that ran before it;
+                    served.json once it has served
+HOME/current        -> releases/N
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import shutil
 from typing import Any, Optional
 
-SERVED = "served.json"
+SERVED, REPLACES = "served.json", "replaces"
 
 
 def read(home: str) -> dict[str, Any]:
@@ -38,7 +39,11 @@ def current(home: str) -> Optional[int]:
 
 
 def switch(home: str, number: int) -> None:
-    """Let ``current`` name a release. There is no moment without the link."""
+    """Let ``current`` name a release; a new one remembers what it replaced. There is no moment without the link."""
+    before, note = current(home), f"{home}/releases/{number}/{REPLACES}"
+    if before is not None and before < number and not os.path.exists(note):
+        with open(note, "w", encoding="ascii") as stream:
+            stream.write(f"{before}\n")
     aside = f"{home}/.current"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(aside)
@@ -57,8 +62,12 @@ def mark_served(home: str, number: int, proof: str) -> None:
 
 
 def to_go_back_to(home: str) -> Optional[int]:
-    """Return the newest release before the current one that has served; None where there is none."""
+    """Return the release that the current one replaced, or the newest before it, that has served; None where there is none."""
     found = read(home)
+    with contextlib.suppress(OSError, ValueError), open(f"{home}/releases/{found['current']}/{REPLACES}", encoding="ascii") as stream:
+        replaced = int(stream.read())
+        if replaced in found["served"]:
+            return replaced
     before = [number for number in found["served"] if found["current"] is None or number < found["current"]]
     return max(before, default=None)
 

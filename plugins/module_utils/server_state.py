@@ -11,7 +11,8 @@ from .catalogue import EVERYWHERE, own_template
 from .chat_templates import names as chat_templates
 from .errors import Refused
 from .instance_rules import change
-from .layout import model_path, unit_name
+from .layout import model_path
+from .units import unit_name
 
 GIB = 1 << 30
 

@@ -1,20 +1,28 @@
 # Copyright: (c) 2026, the ownmetal.codex authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Start and restart a host's vLLM units, and say why one did not come up."""
+"""Bring a host's vLLM units to what they should be: the release, a start, a proof; and back again when the proof fails."""
 
 from __future__ import annotations
 
 import re
 import socket
 import subprocess
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, Optional
 
+from . import releases
 from .diagnoses import diagnose_journal
 from .errors import ManyRefused, Refused
+from .progress import Progress
 
 JOURNAL_LINES = 80
 SHOWN_LINES = 12
+LOOK_SECONDS = 0.5
+FIRST_TOKEN = "first token"
+Prove = Callable[[Mapping[str, Any]], str]
 
 
 @dataclass(frozen=True)
@@ -25,46 +33,166 @@ class UnitState:
     enabled: str
 
 
-def _systemctl(*words: str) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Job:
+    """What is to be done with one instance.
+
+    ``verb`` is switch, restart, start, prove or enable; ``release`` is the number to switch to; ``home`` the instance's
+    directory; ``proof`` what the proof has to ask, None where the first token is enough.
+    """
+
+    name: str
+    verb: str
+    home: str
+    release: Optional[int] = None
+    proof: Optional[Mapping[str, Any]] = None
+
+    @property
+    def unit(self) -> str:
+        """Return the systemd unit."""
+        return unit_name(self.name)
+
+
+def unit_name(instance: str) -> str:
+    """Return the systemd unit of an instance."""
+    return f"vllm@{instance}.service"
+
+
+def systemctl(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run systemctl; a failure is the caller's to judge."""
     return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
 
 
-def states(units: Sequence[str]) -> dict[str, UnitState]:
+def states(units: Iterable[str]) -> dict[str, UnitState]:
     """Ask systemd about each unit."""
     found = {}
     for unit in units:
-        shown = _systemctl("show", "--property=ActiveState,UnitFileState", "--", unit).stdout
-        fields = dict(line.split("=", 1) for line in shown.splitlines())
+        fields = _properties(unit, "ActiveState", "UnitFileState")
         found[unit] = UnitState(fields.get("ActiveState", ""), fields.get("UnitFileState", ""))
     return found
 
 
-def work(units: Sequence[str], restart: Sequence[str], now: dict[str, UnitState]) -> dict[str, str]:
-    """Return unit -> verb: restart for those in ``restart``, start for those that do not run, enable for the rest that is not."""
-    verbs = {}
-    for unit in units:
-        if unit in restart:
-            verbs[unit] = "restart"
-        elif now[unit].active != "active":
-            verbs[unit] = "start"
-        elif now[unit].enabled != "enabled":
-            verbs[unit] = "enable"
-    return verbs
+def _properties(unit: str, *names: str) -> dict[str, str]:
+    shown = systemctl("show", f"--property={','.join(names)}", "--", unit).stdout
+    return dict(line.split("=", 1) for line in shown.splitlines())
 
 
-def bring_up(verbs: dict[str, str]) -> None:
-    """Do it; all units start side by side. Raises ManyRefused with the cause of each that failed."""
-    _systemctl("daemon-reload")
-    _systemctl("enable", "--quiet", "--", *verbs)
-    running = {}
-    for unit, verb in verbs.items():
-        if verb != "enable":
-            # an operator's restarts count against the start limit too, and would leave a later crash down
-            _systemctl("reset-failed", "--", unit)
-            running[unit] = subprocess.Popen(["systemctl", verb, "--", unit], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    failed = [unit for unit, process in running.items() if process.wait()]
-    if failed:
-        raise ManyRefused([explain(unit) for unit in failed])
+def work(instances: Sequence[Mapping[str, Any]], restart: Sequence[str], now: Mapping[str, UnitState]) -> list[Job]:
+    """Return what has to be done, for the instances that need something.
+
+    An instance has name, home, proof, and release where it has to be switched. ``restart`` lists units whose files have changed.
+    A release that runs and was never seen serving, since an earlier run ended too soon, is proved.
+    """
+    jobs = []
+    for instance in instances:
+        name, home, release = instance["name"], instance["home"], instance.get("release")
+        state = now[unit_name(name)]
+        current = releases.current(home)
+        verb = None
+        if release is not None and release != current:
+            verb = "switch"
+        elif state.active != "active":
+            verb = "start"
+        elif unit_name(name) in restart:
+            verb = "restart"
+        elif current is not None and current not in releases.read(home)["served"]:
+            verb = "prove"
+        elif state.enabled != "enabled":
+            verb = "enable"
+        if verb:
+            jobs.append(Job(name, verb, home, release, instance.get("proof")))
+    return jobs
+
+
+def deploy(jobs: Sequence[Job], prove: Prove, progress: Progress, keep: int, one_by_one: bool = False) -> None:
+    """Do the jobs side by side, or one after another until one fails.
+
+    A release that does not start, or whose proof fails, gives way to the one that it replaced. Raises ManyRefused with the cause
+    of each failure. ``keep`` releases of each instance are left. ``prove`` asks a running instance and returns what it did.
+    """
+    systemctl("daemon-reload")
+    systemctl("enable", "--quiet", "--", *(job.unit for job in jobs))
+    failures: list[Refused] = []
+    with ThreadPoolExecutor(1 if one_by_one else len(jobs)) as pool:
+
+        def one(job: Job) -> None:
+            if failures and one_by_one:
+                return
+            failure = _deploy_one(job, prove, progress)
+            if failure:
+                failures.append(failure)
+            else:
+                releases.prune(job.home, keep)
+
+        list(pool.map(one, (job for job in jobs if job.verb != "enable")))
+    if failures:
+        raise ManyRefused(failures)
+
+
+def _deploy_one(job: Job, prove: Prove, progress: Progress) -> Optional[Refused]:
+    if job.verb == "switch" and job.release is not None:
+        _stop(job, progress)
+        releases.switch(job.home, job.release)
+    failure = _serve(job, prove, progress)
+    if failure is None:
+        return None
+    current, back = releases.current(job.home), releases.to_go_back_to(job.home)
+    if current is None or back is None or current in releases.read(job.home)["served"]:
+        return failure  # there is nothing to go back to, or it is not the release that fails
+    progress.say(f"{job.name}: release {current} failed; going back to release {back}")
+    _stop(job, progress)
+    releases.switch(job.home, back)
+    again = _serve(job, prove, progress)
+    why = failure.why.rstrip(".")
+    if again is None:
+        return Refused(failure.where, f"release {current} {why}. Release {back} serves again.", failure.instead)
+    return Refused(failure.where, f"release {current} {why}. Release {back}, which served before, {again.why}", failure.instead)
+
+
+def _serve(job: Job, prove: Prove, progress: Progress) -> Optional[Refused]:
+    """Start what has to be started, prove it, and write down that it served; return why not."""
+    if job.verb != "prove" or states([job.unit])[job.unit].active != "active":
+        # an operator's restarts count against the start limit too, and would leave a later crash down
+        systemctl("reset-failed", "--", job.unit)
+        if not _start("restart" if job.verb == "restart" else "start", job, progress):
+            return explain(job.unit)
+    did = FIRST_TOKEN
+    if job.proof is not None:
+        progress.say(f"{job.name}: asking for a tool call")
+        try:
+            did = prove(job.proof)
+        except Refused as refused:
+            return refused
+    current = releases.current(job.home)
+    if current is not None:
+        releases.mark_served(job.home, current, did)
+    progress.say(f"{job.name}: serves ({did})")
+    return None
+
+
+def _stop(job: Job, progress: Progress) -> None:
+    if states([job.unit])[job.unit].active not in ("inactive", "failed"):
+        progress.say(f"{job.name}: stopping, running requests may end")
+        systemctl("stop", "--", job.unit)
+
+
+def _start(verb: str, job: Job, progress: Progress) -> bool:
+    """Start or restart a unit; say its stages meanwhile. True when it is ready."""
+    done = threading.Event()
+
+    def say_stages() -> None:
+        while not done.wait(LOOK_SECONDS):
+            seen = _properties(job.unit, "ActiveState", "StatusText")
+            if seen.get("ActiveState") == "activating" and seen.get("StatusText"):
+                progress.say(f"{job.name}: {seen['StatusText']}")
+
+    watcher = threading.Thread(target=say_stages, daemon=True)
+    watcher.start()
+    try:
+        return systemctl(verb, "--", job.unit).returncode == 0
+    finally:
+        done.set()
+        watcher.join()
 
 
 def known(patterns: Sequence[str]) -> list[str]:
@@ -72,19 +200,21 @@ def known(patterns: Sequence[str]) -> list[str]:
     if not patterns:
         return []
     words = ("--all", "--plain", "--no-legend", "--full", "--", *patterns)
-    lines = _systemctl("list-units", *words).stdout.splitlines() + _systemctl("list-unit-files", *words).stdout.splitlines()
+    lines = systemctl("list-units", *words).stdout.splitlines() + systemctl("list-unit-files", *words).stdout.splitlines()
     return sorted({line.split()[0] for line in lines if line.strip() and "@." not in line.split()[0]})
 
 
 def take_down(units: Sequence[str]) -> None:
     """Stop units, disable them, and forget that they ever failed."""
     for words in (("stop",), ("disable", "--quiet"), ("reset-failed",)):
-        _systemctl(*words, "--", *units)
+        systemctl(*words, "--", *units)
 
 
 def explain(unit: str) -> Refused:
     """Return why a unit did not come up, from its last start's lines in the journal."""
-    command = ["journalctl", "--unit", unit, "--lines", str(JOURNAL_LINES), "--output", "cat", "--no-pager"]
+    last_start = _properties(unit, "InvocationID").get("InvocationID")
+    of_it = [f"_SYSTEMD_INVOCATION_ID={last_start}", "+", f"INVOCATION_ID={last_start}"] if last_start else ["--unit", unit]
+    command = ["journalctl", *of_it, "--lines", str(JOURNAL_LINES), "--output", "cat", "--no-pager"]
     journal = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
     found = re.search(r"@(.+)\.service", unit)
     instance = found.group(1) if found else unit

@@ -105,6 +105,10 @@ options:
         description: Folders of models, of which config.json, the chat template and the weights' sizes are read.
         type: list
         elements: path
+      releases:
+        description: Directories of instances, whose releases are listed.
+        type: list
+        elements: path
       gpus:
         description: Makers of GPUs; V(nvidia) is the one that is known.
         type: list

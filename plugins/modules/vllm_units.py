@@ -6,22 +6,41 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: vllm_units
-short_description: Start and restart a server's vLLM units, and say why one did not come up
+short_description: Bring a server's vLLM instances to their releases, prove each, and go back where the proof fails
 description:
-  - Reloads systemd, enables the units, restarts those that are named and starts those that do not run, side by side.
-  - Returns when each has given its first token. When one does not, the journal's last lines are judged, and the error names the
-    cause and what to change in the inventory.
+  - Reloads systemd, enables the units, switches instances to new releases, restarts those that are named and starts those that do
+    not run, side by side.
+  - Returns when each has given its first token and answered its proof, a real tool call. A new release that does neither gives way to
+    the one that it replaced, and the error names the cause and what to change in the inventory.
+  - It is a job of the host. The play shows how far it is, and the job goes on when the play is ended.
 version_added: "0.1.0"
 author:
   - The ownmetal.codex authors (@ownmetal)
 options:
-  units:
-    description: All units that have to run.
+  instances:
+    description: All instances that have to run.
     type: list
-    elements: str
+    elements: dict
     default: []
+    suboptions:
+      name:
+        description: The instance.
+        type: str
+        required: true
+      home:
+        description: Its directory, which holds its releases.
+        type: path
+        required: true
+      release:
+        description: The number of the release that has to be the current one. Without it the current one stays.
+        type: int
+      proof:
+        description:
+          - What the proof asks. Without it the first token is proof enough.
+          - Its keys are base_url, model, server and expect_reasoning, as those of M(ownmetal.codex.openai_endpoint_check).
+        type: dict
   restart:
-    description: Those among them whose files have changed.
+    description: Units among them whose files have changed.
     type: list
     elements: str
     default: []
@@ -30,6 +49,24 @@ options:
     type: list
     elements: str
     default: []
+  key_file:
+    description: The file on the server that holds the key.
+    type: path
+  keep:
+    description: How many releases of each instance are kept.
+    type: int
+    default: 5
+  one_by_one:
+    description: One instance after the other, until one fails.
+    type: bool
+    default: false
+  timeout:
+    description: How long, in seconds, one request of the proof may take.
+    type: int
+    default: 120
+  progress_file:
+    description: Where the action reads how far it is.
+    type: path
 attributes:
   check_mode:
     support: full
@@ -37,10 +74,11 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Restart the instance that changed, start what is down
+- name: Switch one instance to its release 4, start what is down
   ownmetal.codex.vllm_units:
-    units: [vllm@micro.service, vllm@large.service]
-    restart: [vllm@large.service]
+    instances:
+      - {name: micro, home: /var/lib/vllm/micro}
+      - {name: large, home: /var/lib/vllm/large, release: 4}
 
 - name: Stop all instances
   ownmetal.codex.vllm_units:
@@ -49,32 +87,75 @@ EXAMPLES = r"""
 
 RETURN = r"""
 done:
-  description: Unit, and what was done to it (V(start), V(restart), V(enable) or V(stop)).
+  description: Instance or unit, and what was done to it (V(switch), V(restart), V(start), V(prove), V(enable) or V(stop)).
   type: dict
   returned: success
 """
 
+import functools
+from collections.abc import Mapping
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.ownmetal.codex.plugins.module_utils.client import BaseUrl, Client
+from ansible_collections.ownmetal.codex.plugins.module_utils.endpoint_checks import check_endpoint
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
-from ansible_collections.ownmetal.codex.plugins.module_utils.units import bring_up, known, states, take_down, work
+from ansible_collections.ownmetal.codex.plugins.module_utils.progress import Progress, alone
+from ansible_collections.ownmetal.codex.plugins.module_utils.units import deploy, known, states, take_down, work
+
+PROOF = "a tool call, and its result sent back"
+
+
+def prove(proof: Mapping[str, Any], key_file: str, timeout: int) -> str:
+    """Ask an instance what Codex will ask it; raise Refused with what is wrong."""
+    with open(key_file, encoding="ascii") as stream:
+        client = Client(BaseUrl.parse(proof["base_url"]), stream.read().strip(), None, timeout)
+    report = check_endpoint(client, proof["model"], proof["instance"], proof["server"], ["responses"], proof.get("expect_reasoning", False))
+    if report.failed:
+        why = "started, and failed its proof: " + "; ".join(f"{check.id}: {check.cause}" for check in report.failed)
+        raise Refused(f"vllm_instances {proof['instance']}", f"{why}.", f"Next: {report.failed[0].next}.")
+    return PROOF
 
 
 def main() -> None:
     """Run the module."""
     names = {"type": "list", "elements": "str", "default": []}
-    module = AnsibleModule(argument_spec={"units": names, "restart": names, "absent": names}, supports_check_mode=True)
-    units = module.params["units"]
-    verbs = work(units, module.params["restart"], states(units))
-    doomed = known(module.params["absent"])
-    if not module.check_mode:
-        try:
-            if doomed:
-                take_down(doomed)
-            if verbs:
-                bring_up(verbs)
-        except Refused as refused:
-            module.fail_json(msg=str(refused))
-    module.exit_json(changed=bool(verbs or doomed), done={**verbs, **dict.fromkeys(doomed, "stop")})
+    instance = {
+        "name": {"type": "str", "required": True},
+        "home": {"type": "path", "required": True},
+        "release": {"type": "int"},
+        "proof": {"type": "dict"},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "instances": {"type": "list", "elements": "dict", "default": [], "options": instance},
+            "restart": names,
+            "absent": names,
+            "key_file": {"type": "path", "no_log": False},
+            "keep": {"type": "int", "default": 5},
+            "one_by_one": {"type": "bool", "default": False},
+            "timeout": {"type": "int", "default": 120},
+            "progress_file": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    progress = Progress(options["progress_file"])
+    with alone("vllm-units", progress):
+        doomed = known(options["absent"])
+        units = [f"vllm@{one['name']}.service" for one in options["instances"]]
+        jobs = work(options["instances"], options["restart"], states(units))
+        if not module.check_mode:
+            try:
+                if doomed:
+                    take_down(doomed)
+                if jobs:
+                    asked = functools.partial(prove, key_file=options["key_file"], timeout=options["timeout"])
+                    deploy(jobs, asked, progress, options["keep"], options["one_by_one"])
+            except Refused as refused:
+                module.fail_json(msg=str(refused))
+    done = {**{job.name: job.verb for job in jobs}, **dict.fromkeys(doomed, "stop")}
+    module.exit_json(changed=any(verb != "prove" for verb in done.values()), done=done)
 
 
 if __name__ == "__main__":

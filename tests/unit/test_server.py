@@ -8,7 +8,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import in
 from ansible_collections.ownmetal.codex.plugins.module_utils.environment import environment_id
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.inventory_names import misspelt
-from ansible_collections.ownmetal.codex.plugins.module_utils.layout import instance_files, unit_paths
+from ansible_collections.ownmetal.codex.plugins.module_utils.layout import instance_files, model_path, unit_paths
 from ansible_collections.ownmetal.codex.plugins.module_utils.observe import decode_address
 from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import problems as python_problems
 from ansible_collections.ownmetal.codex.plugins.module_utils.restarts import instances_to_restart
@@ -75,19 +75,20 @@ def test_what_is_judged_is_looked_at():
 def test_a_model_of_the_controller_lies_under_its_digest(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     source = instances([[{"name": "coder", "model_source": str(tmp_path)}]], track("cpu-py311"))
-    targets = {entry.get("target") for entry in instance_files(source, LAYOUT)}
+    before = model_path(source[0], "/m")
+    assert {"dest": "/var/lib/vllm/coder/current/model", "state": "link", "target": before} in instance_files(source, LAYOUT)
     (tmp_path / "config.json").write_text("{} ")
-    assert targets.isdisjoint({entry.get("target") for entry in instance_files(source, LAYOUT)} - {LAYOUT["environment"], None})
+    assert model_path(source[0], "/m") != before
 
 
-UNIT, CONFIG = "vllm@coder.service", "/etc/vllm/coder.yaml"
+UNIT, CONFIG = "vllm@coder.service", "/var/lib/vllm/coder/current"
 RESTARTS = [
     # started  file's age  written now   restart
     (100.0, 50.0, [], []),
     (100.0, 150.0, [], [UNIT]),  # an earlier run wrote it and died before the restart
     (100.0, 50.0, [CONFIG], [UNIT]),
     (100.0, 50.0, ["/unit"], [UNIT]),
-    (100.0, 50.0, ["/etc/vllm/other.yaml"], []),
+    (100.0, 50.0, ["/var/lib/vllm/other/current"], []),
     (None, 150.0, [CONFIG], []),  # it does not run: it will start with the new files
 ]
 

@@ -105,7 +105,7 @@ def test_the_hardening_does_not_get_worse(server):
 
 
 def test_the_environment_is_whole_and_read_only_for_the_service(server):
-    link = server.file("/var/lib/vllm/micro/environment").linked_to
+    link = server.file("/var/lib/vllm/micro/current/environment").linked_to
     assert re.fullmatch(r"/opt/vllm/environments/cpu-py311-[0-9a-f]{12}", link)
     assert server.check_output("ls -A /opt/vllm/environments") == link.rsplit("/", 1)[1]  # no half-built one beside it
     assert server.check_output(f"find {link} -perm /022 -not -type l | head -n 3") == ""

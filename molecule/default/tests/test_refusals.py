@@ -137,7 +137,7 @@ def test_a_taken_port_is_refused(server, playbook, unchanged):
 
 def test_an_instance_that_cannot_start_says_why_and_leaves_the_other_alone(server, playbook):
     """Only vLLM itself finds that a parser wants tokens which the tokenizer lacks; the play's error has the cause."""
-    model = server.file("/var/lib/vllm/micro/model").linked_to
+    model = server.file("/var/lib/vllm/micro/current/model").linked_to
     before = server.check_output(f"systemctl show --property=MainPID {UNIT}")
     broken = {"name": "broken", "model": model, "port": 8100, "tool_call_parser": "mistral", "args": {"enforce-eager": True}}
     broken["environment"] = {"VLLM_CPU_KVCACHE_SPACE": 1}

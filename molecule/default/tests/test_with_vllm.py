@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAMS = ["tools/flag_catalogue.py", "tests/unit/fixtures/conversations/in_vllm.py"]
 TESTS = ["tests/unit/test_flag_catalogue.py", "tests/unit/test_chat_templates.py"]
-PYTHON = "/var/lib/vllm/micro/environment/bin/python"
+PYTHON = "/var/lib/vllm/micro/current/environment/bin/python"
 
 
 def ssh_to(name):

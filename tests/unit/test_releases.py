@@ -1,0 +1,148 @@
+"""Numbered releases of an instance: which is next, which runs, which one is gone back to, which are kept."""
+
+import json
+import os
+
+import pytest
+from ansible_collections.ownmetal.codex.plugins.module_utils import releases
+from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import instances
+from ansible_collections.ownmetal.codex.plugins.module_utils.layout import new_release_files, new_releases, unit_jobs
+from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import track
+from ansible_collections.ownmetal.codex.plugins.module_utils.units import UnitState, work
+
+LAYOUT = {
+    "config": "/etc/vllm",
+    "instances": "/var/lib/vllm",
+    "models": "/m",
+    "environment": "/opt/vllm/environments/e",
+    "shared": ["/unit"],
+}
+HOME = "/var/lib/vllm/coder"
+
+
+def coder(**keys):
+    return instances([[{"name": "coder", "model": "/srv/coder", "tool_call_parser": "hermes", **keys}]], track("cpu-py311"))
+
+
+@pytest.fixture
+def home(tmp_path):
+    """An instance with five releases: all but 4 have served, 5 runs."""
+    for number in range(1, 6):
+        (tmp_path / "releases" / str(number)).mkdir(parents=True)
+        os.symlink("/opt/vllm/environments/e", tmp_path / "releases" / str(number) / "environment")
+        os.symlink("/m/x", tmp_path / "releases" / str(number) / "model")
+        releases.switch(str(tmp_path), number)
+        if number != 4:
+            releases.mark_served(str(tmp_path), number, "a tool call")
+    return str(tmp_path)
+
+
+NUMBERS = [
+    # seen                      what differs                                next
+    ([], [f"{HOME}/current/config.yaml"], {"coder": 1}),
+    ([1, 2], [f"{HOME}/current/variables.env"], {"coder": 3}),
+    ([1, 7], [f"{HOME}/current/model"], {"coder": 8}),  # a number is never used twice, whatever an interrupted run left
+    ([1], [], {}),
+    ([1], ["/etc/vllm/coder.yaml", "/unit"], {}),  # what is not in a release makes none
+    ([1], ["/var/lib/vllm/coder-2/current/config.yaml"], {}),
+]
+
+
+@pytest.mark.parametrize(("numbers", "changed", "expected"), NUMBERS)
+def test_a_release_is_made_of_what_differs(numbers, changed, expected):
+    assert new_releases(coder(), LAYOUT, {HOME: {"numbers": numbers}}, changed) == expected
+
+
+def test_a_new_release_is_written_beside_the_current_one():
+    paths = [entry["dest"] for entry in new_release_files(coder(), LAYOUT, {"coder": 3})]
+    assert f"{HOME}/releases/3/config.yaml" in paths
+    assert not [path for path in paths if path.startswith(f"{HOME}/current")]
+    assert not [path for path in (entry["dest"] for entry in new_release_files(coder(), LAYOUT, {})) if "releases/" in path]
+
+
+def test_who_cannot_call_tools_is_not_asked_to():
+    (able,) = unit_jobs(coder(), LAYOUT, {"coder": 3}, "gpu1", True)
+    (unable,) = unit_jobs(coder(tool_call_parser=None), LAYOUT, {}, "gpu1", True)
+    assert (able["release"], able["proof"]["base_url"]) == (3, "http://127.0.0.1:8000/v1")
+    assert (unable["release"], unable["proof"]) == (None, None)
+
+
+def test_the_link_is_switched_and_the_history_told(home):
+    releases.switch(home, 2)
+    rows = releases.history(home)
+    assert [row["number"] for row in rows if row["current"]] == [2]
+    assert [row["number"] for row in rows if row["served"]] == [1, 2, 3, 5]
+    assert rows[0]["environment"] == "/opt/vllm/environments/e"
+    assert os.readlink(f"{home}/current") == "releases/2"
+    assert sorted(os.listdir(home)) == ["current", "releases"]
+
+
+BACK = [
+    # switched to   what is gone back to
+    ([], 3),  # 5 replaced 4, which never served
+    ([2], 1),
+    ([1], None),
+    ([2, 5], 3),  # a rollback and forward again changes nothing about what 5 replaced
+]
+
+
+@pytest.mark.parametrize(("switches", "back"), BACK)
+def test_what_is_gone_back_to_has_served(home, switches, back):
+    for number in switches:
+        releases.switch(home, number)
+    assert releases.to_go_back_to(home) == back
+
+
+def test_a_release_after_a_rollback_goes_back_to_what_it_replaced(home):
+    releases.switch(home, 2)
+    os.mkdir(f"{home}/releases/6")
+    releases.switch(home, 6)
+    assert releases.to_go_back_to(home) == 2
+
+
+KEPT = [
+    # kept  current   what is left
+    (5, 5, [1, 2, 3, 4, 5]),
+    (2, 5, [3, 4, 5]),  # 3 is what 5 goes back to
+    (1, 2, [1, 2, 5]),
+    (1, 5, [3, 5]),
+]
+
+
+@pytest.mark.parametrize(("keep", "current", "left"), KEPT)
+def test_old_releases_go_but_never_the_one_to_go_back_to(home, keep, current, left):
+    releases.switch(home, current)
+    releases.prune(home, keep)
+    assert releases.read(home)["numbers"] == left
+
+
+def test_no_home_is_no_releases(tmp_path):
+    assert releases.read(str(tmp_path / "none")) == {"numbers": [], "current": None, "served": []}
+
+
+UP, DOWN, NOT_ENABLED = UnitState("active", "enabled"), UnitState("failed", "enabled"), UnitState("active", "disabled")
+WORK = [
+    # wanted release   unit          restart   current   what is done
+    (None, UP, False, 5, None),
+    (None, NOT_ENABLED, False, 5, "enable"),
+    (None, DOWN, False, 5, "start"),
+    (None, UP, True, 5, "restart"),
+    (None, DOWN, True, 5, "start"),
+    (5, UP, False, 5, None),  # it is the current one already
+    (3, UP, False, 5, "switch"),
+    (3, DOWN, True, 5, "switch"),
+    (None, UP, False, 4, "prove"),  # an earlier run ended between the switch and the proof
+]
+
+
+@pytest.mark.parametrize(("release", "state", "restart", "current", "verb"), WORK)
+def test_what_is_done_with_an_instance(home, release, state, restart, current, verb):
+    releases.switch(home, current)
+    unit = "vllm@coder.service"
+    jobs = work([{"name": "coder", "home": home, "release": release}], [unit] if restart else [], {unit: state})
+    assert [job.verb for job in jobs] == ([verb] if verb else [])
+
+
+def test_the_mark_says_what_was_proved(home):
+    with open(f"{home}/releases/5/served.json") as stream:
+        assert json.load(stream)["proof"] == "a tool call"
