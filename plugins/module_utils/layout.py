@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Which files an instance has on its server, as entries for ownmetal.codex.tree.
 
-A layout is a mapping: config, instances and models are directories; environment is the environment's path; shared
-lists what every instance reads.
+A layout is a mapping: server is its name; config, instances and models are directories; environment is the environment's path;
+shared lists what every instance reads.
 
 An instance has releases: /var/lib/vllm/NAME/releases/N holds links to an environment and a model, and the files that vLLM is
 started with. The link ``current`` beside them names the one that runs, and is the only thing that a deployment, a revert or a
@@ -12,8 +12,9 @@ rollback switches. A release that was written is never changed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Optional
 
 from .catalogue import local_url, own_template
 from .chat_templates import text as chat_template_text
@@ -59,6 +60,7 @@ def _release_entries(instance: Mapping[str, Any], layout: Layout, release: str) 
         {"dest": f"{release}/config.yaml", "template": "etc/vllm/instance.yaml.j2", "vars": values},
         {"dest": f"{release}/chat_template.jinja", **template},
         {"dest": f"{release}/variables.env", **variables},
+        {"dest": f"{release}/proof.json", "content": json.dumps(_proof(instance, layout["server"])) + "\n"},
     ]
 
 
@@ -106,23 +108,22 @@ def absent_instance_files(names: Sequence[str], layout: Layout) -> list[dict[str
     return [{"dest": path, "state": "absent"} for path in doomed]
 
 
-def unit_jobs(
-    instances: Sequence[Mapping[str, Any]], layout: Layout, numbers: Mapping[str, int], server: str, prove: bool
-) -> list[dict[str, Any]]:
-    """Return the instances for ownmetal.codex.vllm_units; only who can call tools can be proved by a tool call."""
-    jobs = []
-    for instance in instances:
-        proof = {
-            "base_url": f"{local_url(instance)}/v1",
-            "model": instance["served_model_name"][0],
-            "instance": instance["name"],
-            "server": server,
-            "expect_reasoning": instance["reasoning_parser"] is not None,
-        }
-        able = prove and instance["enable_auto_tool_choice"]
-        home = home_path(instance["name"], layout)
-        jobs.append({"name": instance["name"], "home": home, "release": numbers.get(instance["name"]), "proof": proof if able else None})
-    return jobs
+def unit_jobs(instances: Sequence[Mapping[str, Any]], layout: Layout, numbers: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the instances for ownmetal.codex.vllm_units, each with its new release, if it has one."""
+    return [{"name": one["name"], "home": home_path(one["name"], layout), "release": numbers.get(one["name"])} for one in instances]
+
+
+def _proof(instance: Mapping[str, Any], server: str) -> Optional[dict[str, Any]]:
+    """Return what a release is asked to prove itself; None for one that cannot call tools."""
+    if not instance["enable_auto_tool_choice"]:
+        return None
+    return {
+        "base_url": f"{local_url(instance)}/v1",
+        "model": instance["served_model_name"][0],
+        "instance": instance["name"],
+        "server": server,
+        "expect_reasoning": instance["reasoning_parser"] is not None,
+    }
 
 
 def unit_paths(instances: Sequence[Mapping[str, Any]], layout: Layout) -> dict[str, list[str]]:

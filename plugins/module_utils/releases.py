@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The releases of an instance on its server: numbered directories, and one link that says which of them runs.
 
-HOME/releases/N/    links environment and model, config.yaml, variables.env; replaces: the number that ran before it;
-                    served.json once it has served
+HOME/releases/N/    links environment and model, config.yaml, variables.env; proof.json: what its proof asks;
+                    replaces: the number that ran before it; served.json once it has served
 HOME/current        -> releases/N
 """
 
@@ -14,9 +14,12 @@ import datetime
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from typing import Any, Optional
 
-SERVED, REPLACES = "served.json", "replaces"
+from .errors import Refused
+
+SERVED, REPLACES, PROOF = "served.json", "replaces", "proof.json"
 
 
 def read(home: str) -> dict[str, Any]:
@@ -61,6 +64,16 @@ def mark_served(home: str, number: int, proof: str) -> None:
         os.replace(f"{path}.part", path)
 
 
+def proof(home: str) -> Optional[dict[str, Any]]:
+    """Return what the proof of the current release asks; None where it cannot be asked for a tool call."""
+    try:
+        with open(f"{home}/current/{PROOF}", encoding="utf-8") as stream:
+            found: Optional[dict[str, Any]] = json.load(stream)
+    except FileNotFoundError:
+        return None
+    return found
+
+
 def to_go_back_to(home: str) -> Optional[int]:
     """Return the release that the current one replaced, or the newest before it, that has served; None where there is none."""
     found = read(home)
@@ -101,3 +114,42 @@ def history(home: str) -> list[dict[str, Any]]:
             {"number": number, "current": number == found["current"], **links, "served": served.get("at"), "proof": served.get("proof")}
         )
     return rows
+
+
+def choose(homes: Sequence[str], instance: str, number: Optional[int]) -> int:
+    """Return the release that an instance is rolled back to: the one that is asked for, or the one before the current one.
+
+    Raises Refused for what is not there.
+    """
+    where = f"-e instance={instance}"
+    names = {os.path.basename(home): home for home in homes}
+    if instance not in names:
+        raise Refused(where, "this server has no such instance.", f"It has: {', '.join(names) or 'none'}.")
+    home = names[instance]
+    found = read(home)
+    if number is None:
+        back = to_go_back_to(home)
+        if back is None:
+            raise Refused(where, "has no release before the current one that has served.", "Name one with -e release=N.")
+        number = back
+    if number not in found["numbers"] or number == found["current"]:
+        why = f"release {number} " + ("runs already." if number == found["current"] else "is not there.")
+        others = [str(one) for one in found["numbers"] if one != found["current"]]
+        raise Refused(where, why, f"It has: {', '.join(others) or 'no other'}.")
+    for part in ("environment", "model"):
+        if not os.path.exists(f"{home}/releases/{number}/{part}"):
+            target = os.readlink(f"{home}/releases/{number}/{part}")
+            raise Refused(where, f"release {number} needs {target}, which is gone.", "Choose another, or let site.yml make a new one.")
+    return number
+
+
+def report(homes: Sequence[str]) -> list[str]:
+    """Return the releases of all instances as lines to read."""
+    lines = []
+    for home in homes:
+        lines.append(os.path.basename(home))
+        for row in history(home):
+            mark = "*" if row["current"] else " "
+            did = f"served since {row['served']} ({row['proof']})" if row["served"] else "never served"
+            lines.append(f"{mark} {row['number']:4}  {os.path.basename(row['environment'])}  {os.path.basename(row['model'])}  {did}")
+    return lines

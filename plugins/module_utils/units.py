@@ -37,15 +37,13 @@ class UnitState:
 class Job:
     """What is to be done with one instance.
 
-    ``verb`` is switch, restart, start, prove or enable; ``release`` is the number to switch to; ``home`` the instance's
-    directory; ``proof`` what the proof has to ask, None where the first token is enough.
+    ``verb`` is switch, restart, start, prove or enable; ``release`` is the number to switch to; ``home`` the instance's directory.
     """
 
     name: str
     verb: str
     home: str
     release: Optional[int] = None
-    proof: Optional[Mapping[str, Any]] = None
 
     @property
     def unit(self) -> str:
@@ -80,7 +78,7 @@ def _properties(unit: str, *names: str) -> dict[str, str]:
 def work(instances: Sequence[Mapping[str, Any]], restart: Sequence[str], now: Mapping[str, UnitState]) -> list[Job]:
     """Return what has to be done, for the instances that need something.
 
-    An instance has name, home, proof, and release where it has to be switched. ``restart`` lists units whose files have changed.
+    An instance has name, home, and release where it has to be switched. ``restart`` lists units whose files have changed.
     A release that runs and was never seen serving, since an earlier run ended too soon, is proved.
     """
     jobs = []
@@ -100,15 +98,16 @@ def work(instances: Sequence[Mapping[str, Any]], restart: Sequence[str], now: Ma
         elif state.enabled != "enabled":
             verb = "enable"
         if verb:
-            jobs.append(Job(name, verb, home, release, instance.get("proof")))
+            jobs.append(Job(name, verb, home, release))
     return jobs
 
 
-def deploy(jobs: Sequence[Job], prove: Prove, progress: Progress, keep: int, one_by_one: bool = False) -> None:
+def deploy(jobs: Sequence[Job], prove: Optional[Prove], progress: Progress, keep: int, one_by_one: bool = False) -> None:
     """Do the jobs side by side, or one after another until one fails.
 
     A release that does not start, or whose proof fails, gives way to the one that it replaced. Raises ManyRefused with the cause
-    of each failure. ``keep`` releases of each instance are left. ``prove`` asks a running instance and returns what it did.
+    of each failure. ``keep`` releases of each instance are left. ``prove`` asks a running instance what its release's proof.json
+    says, and returns what it did; without it the first token is proof enough.
     """
     systemctl("daemon-reload")
     systemctl("enable", "--quiet", "--", *(job.unit for job in jobs))
@@ -129,7 +128,7 @@ def deploy(jobs: Sequence[Job], prove: Prove, progress: Progress, keep: int, one
         raise ManyRefused(failures)
 
 
-def _deploy_one(job: Job, prove: Prove, progress: Progress) -> Optional[Refused]:
+def _deploy_one(job: Job, prove: Optional[Prove], progress: Progress) -> Optional[Refused]:
     if job.verb == "switch" and job.release is not None:
         _stop(job, progress)
         releases.switch(job.home, job.release)
@@ -149,7 +148,7 @@ def _deploy_one(job: Job, prove: Prove, progress: Progress) -> Optional[Refused]
     return Refused(failure.where, f"release {current} {why}. Release {back}, which served before, {again.why}", failure.instead)
 
 
-def _serve(job: Job, prove: Prove, progress: Progress) -> Optional[Refused]:
+def _serve(job: Job, prove: Optional[Prove], progress: Progress) -> Optional[Refused]:
     """Start what has to be started, prove it, and write down that it served; return why not."""
     if job.verb != "prove" or states([job.unit])[job.unit].active != "active":
         # an operator's restarts count against the start limit too, and would leave a later crash down
@@ -157,10 +156,11 @@ def _serve(job: Job, prove: Prove, progress: Progress) -> Optional[Refused]:
         if not _start("restart" if job.verb == "restart" else "start", job, progress):
             return explain(job.unit)
     did = FIRST_TOKEN
-    if job.proof is not None:
+    question = releases.proof(job.home)
+    if prove and question:
         progress.say(f"{job.name}: asking for a tool call")
         try:
-            did = prove(job.proof)
+            did = prove(question)
         except Refused as refused:
             return refused
     current = releases.current(job.home)

@@ -34,11 +34,6 @@ options:
       release:
         description: The number of the release that has to be the current one. Without it the current one stays.
         type: int
-      proof:
-        description:
-          - What the proof asks. Without it the first token is proof enough.
-          - Its keys are base_url, model, server and expect_reasoning, as those of M(ownmetal.codex.openai_endpoint_check).
-        type: dict
   restart:
     description: Units among them whose files have changed.
     type: list
@@ -49,6 +44,10 @@ options:
     type: list
     elements: str
     default: []
+  proof:
+    description: Whether an instance has to answer a real tool call, as its release's proof.json asks it. Else its first token is enough.
+    type: bool
+    default: true
   key_file:
     description: The file on the server that holds the key.
     type: path
@@ -124,11 +123,11 @@ def main() -> None:
         "name": {"type": "str", "required": True},
         "home": {"type": "path", "required": True},
         "release": {"type": "int"},
-        "proof": {"type": "dict"},
     }
     module = AnsibleModule(
         argument_spec={
             "instances": {"type": "list", "elements": "dict", "default": [], "options": instance},
+            "proof": {"type": "bool", "default": True},
             "restart": names,
             "absent": names,
             "key_file": {"type": "path", "no_log": False},
@@ -151,7 +150,7 @@ def main() -> None:
                     take_down(doomed)
                 if jobs:
                     asked = functools.partial(prove, key_file=options["key_file"], timeout=options["timeout"])
-                    deploy(jobs, asked, progress, options["keep"], options["one_by_one"])
+                    deploy(jobs, asked if options["proof"] else None, progress, options["keep"], options["one_by_one"])
             except Refused as refused:
                 module.fail_json(msg=str(refused))
     done = {**{job.name: job.verb for job in jobs}, **dict.fromkeys(doomed, "stop")}

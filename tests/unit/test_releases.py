@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 
 import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils import releases
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import instances
-from ansible_collections.ownmetal.codex.plugins.module_utils.layout import new_release_files, new_releases, unit_jobs
+from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
+from ansible_collections.ownmetal.codex.plugins.module_utils.layout import new_release_files, new_releases
 from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import track
 from ansible_collections.ownmetal.codex.plugins.module_utils.units import UnitState, work
 
 LAYOUT = {
+    "server": "gpu1",
     "config": "/etc/vllm",
     "instances": "/var/lib/vllm",
     "models": "/m",
@@ -61,10 +64,10 @@ def test_a_new_release_is_written_beside_the_current_one():
 
 
 def test_who_cannot_call_tools_is_not_asked_to():
-    (able,) = unit_jobs(coder(), LAYOUT, {"coder": 3}, "gpu1", True)
-    (unable,) = unit_jobs(coder(tool_call_parser=None), LAYOUT, {}, "gpu1", True)
-    assert (able["release"], able["proof"]["base_url"]) == (3, "http://127.0.0.1:8000/v1")
-    assert (unable["release"], unable["proof"]) == (None, None)
+    for keys, url in (({}, "http://127.0.0.1:8000/v1"), ({"tool_call_parser": None}, None)):
+        entries = {entry["dest"]: entry for entry in new_release_files(coder(**keys), LAYOUT, {"coder": 3})}
+        proof = json.loads(entries[f"{HOME}/releases/3/proof.json"]["content"])
+        assert (proof and proof["base_url"]) == url
 
 
 def test_the_link_is_switched_and_the_history_told(home):
@@ -146,3 +149,33 @@ def test_what_is_done_with_an_instance(home, release, state, restart, current, v
 def test_the_mark_says_what_was_proved(home):
     with open(f"{home}/releases/5/served.json") as stream:
         assert json.load(stream)["proof"] == "a tool call"
+
+
+CHOSEN = [
+    # asked for             chosen, or the words of the refusal
+    (("home", None), 3),
+    (("home", 1), 1),
+    (("home", 4), 4),
+    (("home", 5), "release 5 runs already. It has: 1, 2, 3, 4."),
+    (("home", 9), "release 9 is not there. It has: 1, 2, 3, 4."),
+    (("other", None), "-e instance=other: this server has no such instance. It has: home."),
+    (("home", 2), "release 2 needs /gone, which is gone."),
+]
+
+
+@pytest.mark.parametrize(("asked", "expected"), CHOSEN)
+def test_a_release_to_roll_back_to_is_chosen(tmp_path, home, asked, expected):
+    place = tmp_path / "home"
+    place.mkdir()
+    (tmp_path / "there").mkdir()
+    os.rename(f"{home}/releases", place / "releases")
+    os.rename(f"{home}/current", place / "current")
+    for number in range(1, 6):
+        for part in ("environment", "model"):
+            os.unlink(place / f"releases/{number}/{part}")
+            os.symlink("/gone" if number == 2 else tmp_path / "there", place / f"releases/{number}/{part}")
+    if isinstance(expected, int):
+        assert releases.choose([str(place)], *asked) == expected
+    else:
+        with pytest.raises(Refused, match=re.escape(expected)):
+            releases.choose([str(place)], *asked)

@@ -16,6 +16,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.server_state import
 from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import track
 
 LAYOUT = {
+    "server": "gpu1",
     "config": "/etc/vllm",
     "instances": "/var/lib/vllm",
     "models": "/m",

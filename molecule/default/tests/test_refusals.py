@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from conftest import causes
+
+from lab.testing import causes
 
 UNIT = "vllm@micro.service"
 

@@ -1,0 +1,191 @@
+"""An instance changes by releases: only it restarts, a bad one gives way by itself, an old one comes back by a link."""
+
+import json
+import re
+import subprocess
+import threading
+import time
+
+import pytest
+from conftest import INVENTORY, answers, current, on_server1, pids
+
+from lab import testing
+from lab.testing import ROOT
+
+MISFIT = {"tool_call_parser": "llama3_json"}  # a parser that vLLM has, and whose marks this model's tokenizer lacks
+
+
+class Client(threading.Thread):
+    """Asks for a few tokens again and again, and counts what came of it: whole, refused (no one listened), cut short."""
+
+    ASK = """
+import json, sys, time, urllib.error, urllib.request
+key, counts = sys.stdin.readline().strip(), {"whole": 0, "refused": 0, "cut": 0}
+body = json.dumps({"model": "micro", "prompt": "x", "max_tokens": 8, "stream": True}).encode()
+headers = {"Authorization": "Bearer " + key, "Content-Type": "application/json"}
+end = time.time() + 600
+import os
+while time.time() < end and not os.path.exists("/run/client-stop"):
+    try:
+        with urllib.request.urlopen(urllib.request.Request("http://127.0.0.1:8001/v1/completions", body, headers), timeout=60) as answer:
+            counts["whole" if b"[DONE]" in answer.read() else "cut"] += 1
+    except urllib.error.URLError as error:
+        counts["refused" if isinstance(error.reason, ConnectionRefusedError) else "cut"] += 1
+    except OSError:
+        counts["cut"] += 1
+    time.sleep(0.1)
+print(json.dumps(counts))
+"""
+
+    def __init__(self, host, key):
+        super().__init__()
+        self.host, self.key, self.counts = host, key, None
+
+    def run(self):
+        self.host.check_output("rm -f /run/client-stop; cat > /run/client.py <<'E'" + self.ASK + "E")
+        self.counts = json.loads(self.host.check_output(f"python3 /run/client.py <<< '{self.key}'"))
+
+    def stop(self):
+        self.host.check_output("touch /run/client-stop")
+        self.join(60)
+        return self.counts
+
+
+def test_what_changes_in_one_instance_restarts_that_one(server, playbook):
+    before, number = pids(server), current(server)
+    code, said = playbook("gpu_servers", "--limit", "server1", **on_server1(max_num_seqs=6))
+    assert code == 0, said
+    after = pids(server)
+    assert after["vllm@second"] == before["vllm@second"]
+    assert after["vllm@micro"] != before["vllm@micro"]
+    assert current(server) == number + 1
+    assert "max-num-seqs: 6" in server.check_output("cat /etc/vllm/micro.yaml")
+    assert "server1 | micro: serves (a tool call, and its result sent back)" in said
+
+
+def test_an_upgrade_to_a_bad_parser_goes_back_by_itself(server, key, playbook):
+    """The other instance does not notice; requests are refused while nothing listens, and none is cut short."""
+    before, number, config = pids(server), current(server), server.check_output("cat /etc/vllm/micro.yaml")
+    client = Client(server, key)
+    client.start()
+    time.sleep(2)
+    code, said = playbook("upgrade", "--limit", "server1", **on_server1(max_num_seqs=6, **MISFIT))
+    counts = client.stop()
+    print("requests during the upgrade and its revert:", counts)
+    assert code != 0
+    assert f"vllm_instances micro: release {number + 1} did not start: the model's tokenizer has no tokens that" in said
+    assert f"Release {number} serves again." in said
+    assert current(server) == number
+    assert server.check_output("cat /etc/vllm/micro.yaml") == config
+    assert pids(server)["vllm@second"] == before["vllm@second"]
+    assert answers(server, key)
+    assert counts["whole"] > 0
+    assert counts["refused"] > 0
+    assert counts["cut"] == 0
+
+
+def test_an_upgrade_stops_at_the_first_server_that_fails(server, server2, playbook):
+    before = (current(server2), server2.check_output("systemctl show --property=MainPID vllm@micro"))
+    code, said = playbook("upgrade", **on_server1(max_num_seqs=6, **MISFIT))
+    assert code != 0, said
+    assert (current(server2), server2.check_output("systemctl show --property=MainPID vllm@micro")) == before
+
+
+def test_a_rollback_restores_flags_and_downloads_nothing(server, key, playbook):
+    number = current(server)
+    code, said = playbook("rollback", "--limit", "server1", instance="micro", release=1)
+    assert code == 0, said
+    assert current(server) == 1
+    assert "max-num-seqs: 8" in server.check_output("cat /etc/vllm/micro.yaml")
+    assert answers(server, key)
+    assert "The inventory still says what it said" in said
+    code, said = playbook("rollback", "--limit", "server1", instance="micro", release=number)
+    assert code == 0, said
+    assert current(server) == number
+
+
+ROLLBACKS = [
+    ({"instance": "micro", "release": 99}, "-e instance=micro: release 99 is not there. It has:"),
+    ({"instance": "mirco"}, "-e instance=mirco: this server has no such instance. It has: micro, second."),
+]
+
+
+@pytest.mark.parametrize(("asked", "words"), ROLLBACKS)
+def test_a_rollback_to_what_is_not_there_is_refused(server, playbook, asked, words):
+    before = (current(server), pids(server))
+    code, said = playbook("rollback", "--limit", "server1", **asked)
+    assert code != 0
+    assert words in said
+    assert (current(server), pids(server)) == before
+
+
+def test_a_rollback_without_a_name_lists_the_releases(server, playbook):
+    code, said = playbook("rollback", "--limit", "server1")
+    assert code == 0
+    assert re.search(r"\* +\d+ +cpu-py311-\w+ +\w+ +served since", said)
+    assert "changed=0" in said
+
+
+def test_a_play_that_is_killed_leaves_its_job_to_end(server, key, playbook):
+    """kill -9 of the play: what it started on the host goes on, and the next run has nothing to do."""
+    number = current(server)
+    words = testing.command("gpu_servers", INVENTORY, "--limit", "server1", **on_server1(max_num_seqs=7))
+    play = subprocess.Popen(words, cwd=ROOT, env=testing.environment(), stdout=subprocess.PIPE, text=True, start_new_session=True)
+    for line in play.stdout:
+        if "server1 | micro: st" in line:
+            play.kill()
+            break
+    subprocess.run(["pkill", "-KILL", "-s", str(play.pid)], check=False)
+    play.wait()
+    code, said = playbook("gpu_servers", "--limit", "server1", **on_server1(max_num_seqs=7))
+    assert code == 0, said
+    assert current(server) == number + 1
+    assert answers(server, key)
+    code, said = playbook("gpu_servers", "--limit", "server1", **on_server1(max_num_seqs=7))
+    assert code == 0, said
+    assert "changed=0" in said
+
+
+def test_a_job_that_is_killed_at_the_switch_is_made_good(server, key, playbook):
+    """kill -9 on the host in the moment that the link is switched: the old process runs on or none, with the new release's files."""
+    number = current(server)
+    server.check_output(
+        "cat > /run/killer <<'E'\n"
+        "old=$(readlink /var/lib/vllm/micro/current); end=$(($(date +%s) + 120))\n"
+        'while [ "$(readlink /var/lib/vllm/micro/current)" = "$old" ] && [ $(date +%s) -lt $end ]; do :; done\n'
+        "pkill -KILL -f '[A]nsiballZ_vllm_units'\n"
+        "E\n"
+        "systemd-run --quiet --unit=killer bash /run/killer"
+    )
+    code, said = playbook("gpu_servers", "--limit", "server1", **on_server1(max_num_seqs=5))
+    assert code != 0
+    assert "the job on this host: was ended from outside, before it had a result. Run the playbook again: it goes on." in said
+    assert current(server) == number + 1
+    assert not answers(server, key)
+    code, said = playbook("gpu_servers", "--limit", "server1", **on_server1(max_num_seqs=5))
+    assert code == 0, said
+    assert current(server) == number + 1
+    assert answers(server, key)
+
+
+def test_a_bad_release_that_nobody_watched_gives_way_in_the_next_run(server, key, playbook):
+    """An earlier run switched to it and died: the next one finds it down, and goes back."""
+    number = current(server)
+    server.check_output(
+        "cd /var/lib/vllm/micro && cp -a releases/{0} releases/{1} && rm releases/{1}/served.json && echo {0} > releases/{1}/replaces && "
+        "sed -i 's/hermes/llama3_json/' releases/{1}/config.yaml && ln -sfn releases/{1} current && systemctl stop vllm@micro".format(
+            number, number + 1
+        )
+    )
+    code, said = playbook("gpu_servers", "--limit", "server1", **on_server1(max_num_seqs=5, **MISFIT))
+    assert code != 0
+    assert f"Release {number} serves again." in said
+    assert answers(server, key)
+
+
+def test_few_old_releases_are_kept(server, playbook):
+    code, said = playbook("gpu_servers", "--limit", "server1", vllm_keep_releases=2, **on_server1(max_num_seqs=8))
+    assert code == 0, said
+    kept = server.check_output("ls /var/lib/vllm/micro/releases").split()
+    assert 2 <= len(kept) <= 3
+    assert str(current(server)) in kept

@@ -1,0 +1,84 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the ownmetal.codex authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: vllm_releases
+short_description: List the releases of a server's vLLM instances, and choose one to go back to
+description:
+  - Reads and changes nothing.
+version_added: "0.1.0"
+author:
+  - The ownmetal.codex authors (@ownmetal)
+options:
+  homes:
+    description: The directories of the instances.
+    type: list
+    elements: path
+    required: true
+  instance:
+    description: The instance that a release is chosen of.
+    type: str
+  release:
+    description: The release that is asked for. Without it the one before the current one is chosen.
+    type: int
+attributes:
+  check_mode:
+    support: full
+    description: Can run in check mode.
+"""
+
+EXAMPLES = r"""
+- name: Find the release before the current one
+  ownmetal.codex.vllm_releases:
+    homes: [/var/lib/vllm/micro]
+    instance: micro
+"""
+
+RETURN = r"""
+releases:
+  description: Instance, and its releases, oldest first.
+  type: dict
+  returned: success
+report:
+  description: The same as lines to read.
+  type: list
+  elements: str
+  returned: success
+release:
+  description: The number that is chosen.
+  type: int
+  returned: when O(instance) is given
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
+from ansible_collections.ownmetal.codex.plugins.module_utils.releases import choose, history, report
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "homes": {"type": "list", "elements": "path", "required": True},
+            "instance": {"type": "str"},
+            "release": {"type": "int"},
+        },
+        supports_check_mode=True,
+    )
+    homes, instance = module.params["homes"], module.params["instance"]
+    result = {"changed": False, "releases": {os.path.basename(home): history(home) for home in homes}, "report": report(homes)}
+    try:
+        if instance:
+            result["release"] = choose(homes, instance, module.params["release"])
+    except Refused as refused:
+        module.fail_json(msg=str(refused), **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
