@@ -52,7 +52,6 @@ def on_server1(**keys):
 def answers(host, key, port=8001, model="micro"):
     """Whether an instance gives a token."""
     body = json.dumps({"model": model, "prompt": "x", "max_tokens": 1})
-    said = host.run(
-        f"curl -s -H @- -H 'Content-Type: application/json' -d '{body}' http://127.0.0.1:{port}/v1/completions <<< 'Authorization: Bearer {key}'"
-    )
+    ask = f"curl -s -H @- -H 'Content-Type: application/json' -d '{body}' http://127.0.0.1:{port}/v1/completions"
+    said = host.run(f"{ask} <<< 'Authorization: Bearer {key}'")
     return '"completion_tokens":1' in said.stdout
