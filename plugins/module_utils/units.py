@@ -181,10 +181,13 @@ def _start(verb: str, job: Job, progress: Progress) -> bool:
     done = threading.Event()
 
     def say_stages() -> None:
+        said = ""  # others speak meanwhile, so the progress cannot know what this one said last
         while not done.wait(LOOK_SECONDS):
             seen = _properties(job.unit, "ActiveState", "StatusText")
-            if seen.get("ActiveState") == "activating" and seen.get("StatusText"):
-                progress.say(f"{job.name}: {seen['StatusText']}")
+            stage = seen.get("StatusText", "") if seen.get("ActiveState") == "activating" else ""
+            if stage and stage != said:
+                progress.say(f"{job.name}: {stage}")
+                said = stage
 
     watcher = threading.Thread(target=say_stages, daemon=True)
     watcher.start()

@@ -112,7 +112,9 @@ def prove(proof: Mapping[str, Any], key_file: str, timeout: int) -> str:
     report = check_endpoint(client, proof["model"], proof["instance"], proof["server"], ["responses"], proof.get("expect_reasoning", False))
     if report.failed:
         why = "started, and failed its proof: " + "; ".join(f"{check.id}: {check.cause}" for check in report.failed)
-        raise Refused(f"vllm_instances {proof['instance']}", f"{why}.", f"Next: {report.failed[0].next}.")
+        raise Refused(
+            f"vllm_instances {proof['instance']}", f"{why}.", f"Next: {report.failed[0].next}. (vllm_proof: false asks for a token alone.)"
+        )
     return PROOF
 
 
