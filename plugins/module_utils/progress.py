@@ -56,14 +56,15 @@ def alone(thing: str, progress: Progress, where: str = LOCKS) -> Iterator[None]:
 def look(progress_file: str, results_file: str, seen: int, seconds: float) -> dict[str, Any]:
     """Return a job's new ``lines`` and its ``result`` (None while it works); wait up to ``seconds`` for either.
 
-    ``seen`` counts the lines that are known. Raises Refused for a job that died without a result.
+    ``seen`` counts the lines that are known. Raises Refused for a job that died without a result, or whose result
+    was read before and lost on its way.
     """
     end = time.monotonic() + seconds
     while True:
         dead = _dead(progress_file)  # first: it may end, with its result, between the two looks
         result, lines = _result(results_file), _lines(progress_file)[seen:]
         if result is not None or lines or time.monotonic() >= end:
-            if dead and result is None and not lines:
+            if not lines and result is None and (dead or not os.path.exists(results_file)):
                 raise Refused(
                     "the job on this host", "was ended from outside, before it had a result.", "Run the playbook again: it goes on."
                 )

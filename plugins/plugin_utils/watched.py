@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from ansible.utils.display import Display
 
 JOBS = "/run/ownmetal"
 DAY = 86400  # a job may take as long; Ansible's wrapper would end one that takes longer
-LOST = 5  # answers in a row that may be missing: the job goes on when a connection does not
+LOST = 10  # answers in a row that may be missing, two minutes in all: the job goes on when a connection does not
 FOREIGN = frozenset({"invocation", "deprecations", "warnings", "ansible_job_id", "started", "finished"})
 
 
@@ -66,6 +67,8 @@ class WatchedAction(ActionBase):
                 lost += 1
                 if lost > LOST:
                     raise
+                display.display(f"  {host} | the connection is lost, the job goes on: trying again")
+                time.sleep(2 * lost)
                 self._connection.reset()
                 continue
             if answer.get("failed"):

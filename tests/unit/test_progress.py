@@ -52,6 +52,13 @@ def test_a_job_that_was_killed_is_told_from_a_silent_one(files, tmp_path):
         look(path, str(results), 1, 0)
 
 
+def test_a_result_that_was_read_and_lost_is_not_waited_for(files):
+    path, results = files
+    results.unlink()
+    with pytest.raises(Refused, match="Run the playbook again"):
+        look(path, str(results), 0, 0)
+
+
 def test_one_works_at_a_thing_at_a_time(tmp_path):
     path = str(tmp_path / "progress")
     order = []
