@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any, Optional
@@ -12,13 +13,16 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.ownmetal.codex.plugins.module_utils import server_state
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import VARIABLES
+from ansible_collections.ownmetal.codex.plugins.module_utils.errors import ManyRefused, Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.host_rules import Host
 from ansible_collections.ownmetal.codex.plugins.module_utils.model_folder import read_folder
+from ansible_collections.ownmetal.codex.plugins.module_utils.own_tracks import known as known_tracks
 from ansible_collections.ownmetal.codex.plugins.module_utils.planner import plan, refused_lines, report
-from ansible_collections.ownmetal.codex.plugins.module_utils.resolver import Codex, Spec, resolve
+from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import source
+from ansible_collections.ownmetal.codex.plugins.module_utils.resolver import Codex, Spec, Verdict, resolve
 
 NEEDED = frozenset({"server", "track"})
-WANTED = NEEDED | {"python", "instances", "instances_group", "instances_host", "codex"}
+WANTED = NEEDED | {"tracks", "python", "python_source", "instances", "instances_group", "instances_host", "codex"}
 OPTIONS = frozenset({"spec", "observed", "layout", "free_space_gib"})
 
 
@@ -40,14 +44,16 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(
                 f"spec takes {', '.join(sorted(WANTED))}: {', '.join(strange) or 'no ' + ' and no '.join(missing)} is wrong."
             )
-        spec = Spec(
-            str(wanted["server"]),
-            str(wanted["track"]),
-            str(wanted.get("python") or ""),
-            [wanted.get(name.removeprefix("vllm_")) for name in VARIABLES],
-            [Codex(one["host"], str(one["version"]), extra_of(one)) for one in wanted.get("codex") or []],
-        )
-        found = plan_of(spec, args.get("observed"), args.get("layout"), float(args.get("free_space_gib") or 0))
+        codex = [Codex(one["host"], str(one["version"]), extra_of(one)) for one in wanted.get("codex") or []]
+        lists = [wanted.get(name.removeprefix("vllm_")) for name in VARIABLES]
+        spec = Spec(str(wanted["server"]), str(wanted["track"]), str(wanted.get("python") or ""), lists, codex)
+        try:
+            own = {"known": known_tracks(wanted.get("tracks")), "source": source(wanted.get("python_source") or {})}
+        except Refused as refused:
+            found = plan(spec, Verdict(refused.refusals if isinstance(refused, ManyRefused) else [refused]))
+        else:
+            space = float(args.get("free_space_gib") or 0)
+            found = plan_of(dataclasses.replace(spec, **own), args.get("observed"), args.get("layout"), space)
         return {"changed": False, "ok": found["ok"], "plan": found, "report": report(found), "refused": "\n".join(refused_lines(found))}
 
 
@@ -66,6 +72,7 @@ def plan_of(spec: Spec, observed: Optional[Mapping[str, Any]], layout: Optional[
     models = {entry["name"]: read_folder(entry["model_source"]) for entry in entries if entry["model_source"]}
     if observed is None:
         return plan(spec, resolve(spec, None, models))
-    models |= {entry["name"]: observed["models"][entry["model"]] for entry in entries if entry["model"]}
+    # a first look, for a track to choose by, sees no models
+    models |= {entry["name"]: observed["models"].get(entry["model"]) or {} for entry in entries if entry["model"]}
     obstacles = server_state.problems(spec.server, verdict.instances, observed, layout, space_gib) if layout else []
     return plan(spec, resolve(spec, Host.seen(observed), models), observed, obstacles)

@@ -10,20 +10,21 @@ from typing import Any, Callable
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.ownmetal.codex.plugins.module_utils import catalogue as core
-from ansible_collections.ownmetal.codex.plugins.module_utils import layout, server_state
+from ansible_collections.ownmetal.codex.plugins.module_utils import environment, layout, pythons, server_state
 from ansible_collections.ownmetal.codex.plugins.module_utils.api_key import usable
 from ansible_collections.ownmetal.codex.plugins.module_utils.diagnoses import journal_signatures
-from ansible_collections.ownmetal.codex.plugins.module_utils.environment import environment_id
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.folder_digest import folder_digest
 from ansible_collections.ownmetal.codex.plugins.module_utils.inventory_names import misspelt, unknown
 from ansible_collections.ownmetal.codex.plugins.module_utils.model_rules import NEWEST_CODEX
-from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import problems as python_problems
+from ansible_collections.ownmetal.codex.plugins.module_utils.own_tracks import known as known_tracks
+from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import source
 from ansible_collections.ownmetal.codex.plugins.module_utils.restarts import instances_to_restart
+from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import AUTO
 from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import track as find_track
 
 # defaults of roles, which other hosts cannot see (a test compares them)
-DEFAULT_TRACK = "cpu-py311"
+DEFAULT_TRACK = "auto"
 DEFAULT_CODEX = NEWEST_CODEX
 
 
@@ -40,9 +41,38 @@ def readable(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def instances(everyone: Any, group: Any, host: Any, track: str) -> list[dict[str, Any]]:
-    """Merge and check the three variables of one server."""
-    return core.instances([everyone, group, host], find_track(track))
+def instances(everyone: Any, group: Any, host: Any, track: str, tracks: Any = None) -> list[dict[str, Any]]:
+    """Merge and check the three variables of one server; ``tracks`` is vllm_tracks."""
+    variables = dict(zip(core.VARIABLES, (everyone, group, host)))
+    return core.server_instances({**variables, "vllm_track": track, "vllm_tracks": tracks}, track)
+
+
+def environments(instances: Sequence[Mapping[str, Any]], tracks: Any, python: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return what each environment of a server is built from; ``python`` is what says where its Pythons come from."""
+    return environment.environments(instances, known_tracks(tracks), source(python))
+
+
+def lock_files(environments: Sequence[Mapping[str, str]], directory: str) -> list[dict[str, str]]:
+    """Return the tree's entries for the locks of environments."""
+    return [{"dest": f"{directory}/{one['id']}.txt", "content": one["lock"]} for one in environments]
+
+
+def new_warnings(hostvars: Mapping[str, Any], servers: Sequence[str], server: str) -> list[str]:
+    """Return a server's warnings without those about tracks and Pythons that a server before it has too."""
+    said = {name: sentences(((hostvars[name].get("__vllm_planned") or {}).get("plan") or {}).get("warnings") or []) for name in servers}
+    before = {sentence for name in servers[: servers.index(server)] for sentence in said[name]} if server in servers else set()
+    return [one for one in said.get(server, []) if not (one in before and one.startswith(("vllm_track ", "python_version ")))]
+
+
+def track_python(name: str, tracks: Any = None) -> str:
+    """Return the Python ("3.11") of a track; empty where it is not chosen yet."""
+    return "" if name == AUTO else find_track(name, known_tracks(tracks)).python
+
+
+def python_problems(versions: Sequence[str], host: str, system: Mapping[str, str], wanted: Mapping[str, Any]) -> list[str]:
+    """Return the sentences about Pythons that a host cannot have."""
+    where = source(wanted)
+    return [str(refused) for version in versions for refused in pythons.problems(str(version), host, system, where)]
 
 
 def codex_machines(hostvars: Mapping[str, Any], hosts: Sequence[str]) -> list[dict[str, Any]]:
@@ -129,9 +159,12 @@ class FilterModule:
             "catalogue_problems": catalogue_problems,
             "key_problems": key_problems,
             "path_problems": path_problems,
-            "python_problems": lambda *words: [str(refused) for refused in python_problems(*words)],
-            "track": lambda name: vars(find_track(name)),
-            "environment_id": environment_id,
+            "python_problems": python_problems,
+            "pythons": lambda versions, wanted: pythons.wanted(versions, source(wanted)),
+            "track_python": track_python,
+            "environments": environments,
+            "lock_files": lock_files,
+            "new_warnings": new_warnings,
             "folder_digest": folder_digest,
             "models_missing": server_state.models_missing,
             "journal_signatures": lambda _nothing: journal_signatures(),

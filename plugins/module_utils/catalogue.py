@@ -7,6 +7,7 @@ An instance is one vLLM server process: one model, one port.
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import itertools
 import math
@@ -20,13 +21,16 @@ from .flags import Flags, number, plain
 from .flags import find as find_flags
 from .instance_keys import KEYS, is_text
 from .instance_rules import change
-from .tracks import Track
+from .own_tracks import known as known_tracks
+from .track_choice import candidates
+from .tracks import AUTO, Track
 from .tracks import track as find_track
 
 VARIABLES = ("vllm_instances", "vllm_instances_group", "vllm_instances_host")
 MAPPINGS = ("args", "environment")  # merged by their own keys
 WORLD = ("pipeline-parallel-size", "prefill-context-parallel-size", "data-parallel-size", "data-parallel-size-local", "nnodes")
 JUDGED = ("__vllm_judged", "__vllm_planned")  # what roles/vllm keeps of a server's plan
+CHOSEN = "__vllm_track_name"  # what roles/vllm keeps of its choice
 EVERYWHERE = ("0.0.0.0", "::")
 
 
@@ -79,30 +83,65 @@ def _without_nulls(entry: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def instances(lists: Sequence[Optional[Sequence[Any]]], track: Track) -> list[dict[str, Any]]:
+def instances(lists: Sequence[Optional[Sequence[Any]]], track: Track, known: Optional[Mapping[str, Track]] = None) -> list[dict[str, Any]]:
     """Merge, check and complete one server's instances.
 
-    Returns a dict per instance with every name of KEYS (None: not given, vLLM decides), those with ``state: absent``
-    included. Raises ManyRefused with every mistake found, so that an inventory is mended in one go.
+    ``track`` is that of an instance which names none; ``known`` are those to choose from. Returns a dict per instance with every
+    name of KEYS (None: not given, vLLM decides), those with ``state: absent`` included. Raises ManyRefused with every mistake
+    found, so that an inventory is mended in one go.
     """
     complete: list[dict[str, Any]] = []
     refusals: list[Refused] = []
+    gpus = []
     for entry in merge(*lists):
-        problems = instance_rules.problems(entry, track)
+        try:
+            own = track_of(entry, track, known)
+        except Refused as refused:
+            refusals.append(refused)
+            continue
+        problems = instance_rules.problems(entry, own)
         refusals += problems
         if not problems:
-            complete.append(_complete(entry, track))
-    present = [instance for instance in complete if instance["state"] == "present"]
-    refusals += _ports(present)
-    if track.device == "cuda":
-        refusals += [*_gpu_counts(present), *_assign_gpus(present)]
+            complete.append(_complete(entry, own))
+            gpus += [complete[-1]] if own.device == "cuda" and complete[-1]["state"] == "present" else []
+    refusals += _ports([instance for instance in complete if instance["state"] == "present"])
+    refusals += [*_gpu_counts(gpus), *_assign_gpus(gpus)]
     if refusals:
         raise ManyRefused(refusals)
     return complete
 
 
+def track_of(entry: Mapping[str, Any], track: Track, known: Optional[Mapping[str, Track]]) -> Track:
+    """Return an instance's track: its own, or the server's; raise Refused for a name that is none."""
+    own = entry.get("track")
+    return track if own is None or entry.get("state") == "absent" or not is_text(own) else find_track(own, known, str(entry["name"]))
+
+
+def undecided(
+    lists: Sequence[Optional[Sequence[Any]]], choice: Sequence[Track], known: Optional[Mapping[str, Track]] = None
+) -> list[dict[str, Any]]:
+    """Return instances as :func:`instances` does, of a server whose track will be one of ``choice``, the likeliest first.
+
+    Raises ManyRefused where none of them can have these instances, with what all of them refuse.
+    """
+    found: list[list[Refused]] = []
+    for track in choice:
+        try:
+            return instances(lists, dataclasses.replace(track, name=AUTO), known)
+        except Refused as refused:
+            found.append(refused.refusals if isinstance(refused, ManyRefused) else [refused])
+    raise ManyRefused(common(found))
+
+
+def common(found: Sequence[Sequence[Refused]]) -> list[Refused]:
+    """Return, of what several judgements refuse, what all do, in the first one's words; all of the first, where they share nothing."""
+    shared = [one for one in found[0] if all(any(one.where == other.where for other in others) for others in found[1:])]
+    return shared or list(found[0])
+
+
 def _complete(entry: Mapping[str, Any], track: Track) -> dict[str, Any]:
     full = {name: entry.get(name, key.default) for name, key in KEYS.items()}
+    full["track"] = track.name
     if full["served_model_name"] is None:
         full["served_model_name"] = [full["name"]]
     if full["enable_auto_tool_choice"] is None:
@@ -239,7 +278,8 @@ def own_template(instance: Mapping[str, Any]) -> bool:
 def catalogue(hostvars: Mapping[str, Mapping[str, Any]], servers: Sequence[str], track: str) -> list[dict[str, Any]]:
     """Return the instances of all servers, each with ``server`` and the ``base_url`` that others reach it by.
 
-    ``track`` is used for a server whose inventory names none. A server that is refused is left out where its
+    ``track`` is used for a server whose inventory names none; one whose track is chosen, and not yet looked at, has what each
+    choice would give it. A server that is refused is left out where its
     ``vllm_plan_strict`` is false; otherwise Refused is raised for its inventory.
     """
     found = []
@@ -249,9 +289,8 @@ def catalogue(hostvars: Mapping[str, Mapping[str, Any]], servers: Sequence[str],
         judged = [variables.get(name) or {} for name in JUDGED]
         if not strict and any(verdict.get("ok") is False for verdict in judged):
             continue
-        lists = [variables.get(name) for name in VARIABLES]
         try:
-            entries = instances(lists, find_track(str(variables.get("vllm_track", track))))
+            entries = server_instances(variables, track)
         except Refused:
             if strict:
                 raise
@@ -262,6 +301,16 @@ def catalogue(hostvars: Mapping[str, Mapping[str, Any]], servers: Sequence[str],
                 known = {key: value for key, value in instance.items() if key != "environment"}
                 found.append({**known, "server": server, "base_url": base_url(server, instance)})
     return found
+
+
+def server_instances(variables: Mapping[str, Any], track: str) -> list[dict[str, Any]]:
+    """Return a server's instances by its variables, with the track that was chosen when somebody looked."""
+    lists = [variables.get(name) for name in VARIABLES]
+    known = known_tracks(variables.get("vllm_tracks"))
+    name = str(variables.get(CHOSEN) or variables.get("vllm_track", track))
+    if name == AUTO:
+        return undecided(lists, candidates(str(variables.get("python_version") or ""), known), known)
+    return instances(lists, find_track(name, known), known)
 
 
 def base_url(server: str, instance: Mapping[str, Any]) -> str:

@@ -12,8 +12,8 @@ from typing import Any, Optional
 from . import compatibility
 from .compatibility import version_key
 from .errors import Refused
-from .pythons import installable
-from .tracks import Track
+from .pythons import PACKAGES, Source, installable
+from .tracks import Track, proposal_of, where
 
 
 @dataclass(frozen=True)
@@ -37,39 +37,48 @@ class Host:
         return dataclasses.replace(seen, driver=cards["driver"], gpus=tuple(cards["gpus"]), gpu_problem=cards["problem"])
 
 
-def problems(server: str, track: Track, python: str, host: Optional[Host], known: Mapping[str, Track]) -> Iterator[Refused]:
+def problems(
+    server: str, track: Track, host: Optional[Host], known: Mapping[str, Track], python: Source, instance: Optional[str] = None
+) -> Iterator[Refused]:
     """Yield refusals of a track on a server, each with a track that can run there where there is one.
 
-    ``python`` is the inventory's python_version; without a ``host`` only that is judged. ``known`` are the tracks to choose from.
+    Without a ``host`` only the source of its Python is judged. ``known`` are the tracks to choose from; ``instance`` is whose
+    track it is, where it is not the server's.
     """
-    obstacles = [*obstacles_of(track, host)] if host else []
-    better = better_track(track, host, known) if host and obstacles else None
-    if python and python != track.python:
-        wanted = compatibility.release(track.vllm)
-        outside = wanted is not None and not wanted.allows_python(python)
-        why = (
-            f"vLLM {track.vllm} needs Python {wanted.python}."
-            if wanted and outside
-            else f"the wheels of {track.name} are for {track.python}."
-        )
-        if python == "3.1":
-            why = f"{why} (Unquoted, 3.10 is read as 3.1.)"
-        yield Refused(
-            f"python_version {python}", why, f'Write python_version: "{track.python}".', better or {"python_version": track.python}
-        )
+    if python.obstacle(track.python):
+        yield Refused("python_source", f"{python.obstacle(track.python)}.", f"Bring {track.python} by python_source: archive.")
+    obstacles = [*obstacles_of(track, host, python)] if host else []
+    better = better_track(track, host, known, python=python) if host and obstacles else None
     for why, otherwise in obstacles:
-        yield Refused(f"vllm_track {track.name}", f"{why.format(server=server)}.", _advice(better, otherwise, known), better)
+        instead = _advice(better, otherwise, instance)
+        yield Refused(where(instance, track.name), f"{why.format(server=server)}.", instead, proposal(better, instance) if better else None)
 
 
-def _advice(better: Optional[Mapping[str, Any]], otherwise: str, known: Mapping[str, Track]) -> str:
+def python_problems(track: Track, wanted: str, host: Optional[Host], known: Mapping[str, Track], python: Source) -> Iterator[Refused]:
+    """Yield the refusal of a python_version that is not the one of the server's track."""
+    if not wanted or wanted == track.python:
+        return
+    obstacles = host and [*obstacles_of(track, host, python)]
+    better = better_track(track, host, known, python=python) if obstacles else None
+    release = compatibility.release(track.vllm)
+    why = f"the wheels of {track.name} are for {track.python}."
+    if release and not release.allows_python(wanted):
+        why = f"vLLM {track.vllm} needs Python {release.python}."
+    if wanted == "3.1":
+        why = f"{why} (Unquoted, 3.10 is read as 3.1.)"
+    set_to = proposal(better) if better else {"python_version": track.python}
+    yield Refused(f"python_version {wanted}", why, f'Write python_version: "{track.python}".', set_to)
+
+
+def _advice(better: Optional[Track], otherwise: str, instance: Optional[str]) -> str:
     if not better:
         return f"{otherwise[:1].upper()}{otherwise[1:]}." if otherwise else "No track of this collection can run there."
-    name = better["vllm_track"]
-    words = f'Write vllm_track: {name} and python_version: "{better["python_version"]}" (vLLM {known[name].vllm})'
+    words = f'vllm_track: {better.name} and python_version: "{better.python}"'
+    words = f"Write {f'track: {better.name}' if instance else words} (vLLM {better.vllm})"
     return f"{words}, or {otherwise}." if otherwise else f"{words}."
 
 
-def obstacles_of(track: Track, host: Host) -> Iterator[tuple[str, str]]:
+def obstacles_of(track: Track, host: Host, python: Source = PACKAGES) -> Iterator[tuple[str, str]]:
     """Yield why a track cannot run on a host (``{server}`` stands for its name), and what would help besides another track."""
     release = compatibility.release(track.vllm)
     if host.machine != track.machine:
@@ -81,15 +90,22 @@ def obstacles_of(track: Track, host: Host) -> Iterator[tuple[str, str]]:
     if not host.glibc or version_key(host.glibc) < version_key(floor):
         yield f"its wheels need glibc {floor}, and {{server}} ({host.system}) has {has}", "install a newer system there"
         return
-    others = " or ".join(row.name for row in installable() if track.python in row.pythons)
-    system = compatibility.system(host.system)
-    if system is None or system not in installable():
-        yield f"{{server}} runs {host.system}, which the role python does not know", f"use a server with {others}" if others else ""
-    elif track.python not in system.pythons:
-        why = f"its wheels are for Python {track.python}, and {{server}} ({host.system}) has {', '.join(system.pythons)} in its packages"
-        yield why, f"use a server with {others}" if others else ""
+    yield from _python(track, host, python)
     if track.device == "cuda":
         yield from _driver(track, host, release.cuda if release else None)
+
+
+def _python(track: Track, host: Host, python: Source) -> Iterator[tuple[str, str]]:
+    if python.of(track.python) == "archive":
+        return
+    others = " or ".join(row.name for row in installable() if track.python in row.pythons)
+    others = f"use a server with {others}" if others else ""
+    system = compatibility.system(host.system)
+    if system is None or system not in installable():
+        yield f"{{server}} runs {host.system}, which the role python does not know", others
+    elif python.of(track.python) == "distribution" and track.python not in system.pythons:
+        why = f"its wheels are for Python {track.python}, and {{server}} ({host.system}) has {', '.join(system.pythons)} in its packages"
+        yield why, f"{others}, or write python_source: managed or archive" if others else "write python_source: managed or archive"
 
 
 def _driver(track: Track, host: Host, cuda: Optional[str]) -> Iterator[tuple[str, str]]:
@@ -104,32 +120,33 @@ def _driver(track: Track, host: Host, cuda: Optional[str]) -> Iterator[tuple[str
 
 
 def better_track(
-    track: Track, host: Optional[Host], known: Mapping[str, Track], suits: Callable[[Track], bool] = lambda _: True
-) -> Optional[dict[str, Any]]:
-    """Return, as a proposal, the best other track that suits and that the host can run.
+    track: Track,
+    host: Optional[Host],
+    known: Mapping[str, Track],
+    suits: Callable[[Track], bool] = lambda _: True,
+    python: Source = PACKAGES,
+) -> Optional[Track]:
+    """Return the best other track that suits and that the host can run.
 
     Of the same device if there is one, then of the same Python, then the newest release.
     """
-    able = [other for other in known.values() if other != track and suits(other) and not (host and [*obstacles_of(other, host)])]
+    able = [other for other in known.values() if other != track and suits(other) and not (host and [*obstacles_of(other, host, python)])]
     able.sort(key=lambda other: (other.device == track.device, other.python == track.python, version_key(other.vllm)), reverse=True)
-    return proposal(able[0]) if able else None
+    return able[0] if able else None
 
 
-def proposal(track: Track) -> dict[str, Any]:
-    """Return a track as inventory variables."""
-    return {"vllm_track": track.name, "python_version": track.python}
+def proposal(track: Track, instance: Optional[str] = None) -> dict[str, Any]:
+    """Return a track as inventory variables: the server's, or an instance's own."""
+    return proposal_of({"vllm_track": track.name, "python_version": track.python}, instance) or {}
 
 
-def warnings(track: Track) -> Iterator[Refused]:
+def warnings(track: Track, instance: Optional[str] = None) -> Iterator[Refused]:
     """Yield what is known against a track that runs all the same."""
-    where = f"vllm_track {track.name}"
     for advisory in compatibility.advisories(track.vllm):
         why = f"vLLM {track.vllm} has {advisory.id} ({advisory.what}), mended in {advisory.fixed}."
-        yield Refused(where, why, "Choose a track with a newer release where the driver allows it.")
+        yield Refused(where(instance, track.name), why, "Choose a track with a newer release where the driver allows it.")
     python = compatibility.python(track.python)
     if python and python.ended:
-        yield Refused(
-            where,
-            f"Python {track.python} has had no security fixes since {python.end_of_life}.",
-            "A track for a newer one has the same flags.",
-        )
+        # of the Python alone, so that two tracks with it say it once
+        why = f"has had no security fixes since {python.end_of_life}."
+        yield Refused(f"python_version {track.python}", why, "A track for a newer one has the same flags.")

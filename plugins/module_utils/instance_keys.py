@@ -90,6 +90,7 @@ KEYS: dict[str, Key] = {
         lambda value: is_text(value) and bool(NAME.fullmatch(value)), "lower-case letters, digits and dashes, at most 40", flag=False
     ),
     "state": Key(lambda value: value in ("present", "absent"), "present or absent", "present", flag=False),
+    "track": Key(is_text, "the name of a track", flag=False),
     "model": Key(_path, "the path of a folder on the server, starting with /", flag=False),
     "model_source": Key(_path, "the path of a folder on the controller, starting with /", flag=False),
     "served_model_name": Key(_names, "a list of names", flag=True),

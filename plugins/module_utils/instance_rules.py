@@ -17,6 +17,7 @@ from .errors import Refused, closest, nearest
 from .flags import Flag, Flags, elsewhere, number, plain, releases, value_problem
 from .flags import find as find_flags
 from .host_rules import better_track
+from .host_rules import proposal as track_proposal
 from .instance_keys import KEYS, is_mapping
 from .tracks import Track, tracks
 
@@ -128,11 +129,12 @@ def _tool_calling(entry: Mapping[str, Any], track: Track, _: Optional[Flags]) ->
     if wanted and older(track.vllm, floor):
         key = "tool_call_parser" if parser else "enable_auto_tool_choice"
         why = f"tool calls came with vLLM {floor}, and the track {track.name} has {track.vllm}."
+        better = better_track(track, None, tracks(), lambda other: not older(other.vllm, floor))
         yield Refused(
             _where(entry, key),
             why,
             f"Choose a track with vLLM {floor} or newer.",
-            better_track(track, None, tracks(), lambda other: not older(other.vllm, floor)),
+            track_proposal(better, entry["name"] if entry.get("track") else None) if better else None,
         )
     elif wanted and not parser:
         family = family_by_name(entry)

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Which files an instance has on its server, as entries for ownmetal.codex.tree.
 
-A layout is a mapping: server is its name; config, instances and models are directories; environment is the environment's path;
-shared lists what every instance reads.
+A layout is a mapping: server is its name; config, instances and models are directories; environments are
+their paths by track; shared lists what every instance reads.
 
 An instance has releases: /var/lib/vllm/NAME/releases/N holds links to an environment and a model, and the files that vLLM is
 started with. The link ``current`` beside them names the one that runs, and is the only thing that a deployment, a revert or a
@@ -55,7 +55,7 @@ def _release_entries(instance: Mapping[str, Any], layout: Layout, release: str) 
     variables = {"template": "etc/vllm/instance.env.j2", "vars": values, "mode": "0600", "secret": True}
     template = {"content": chat_template_text(instance["chat_template"])} if own_template(instance) else {"state": "absent"}
     return [
-        {"dest": f"{release}/environment", "state": "link", "target": layout["environment"]},
+        {"dest": f"{release}/environment", "state": "link", "target": layout["environments"][instance["track"]]},
         {"dest": f"{release}/model", "state": "link", "target": model_path(instance, layout["models"])},
         {"dest": f"{release}/config.yaml", "template": "etc/vllm/instance.yaml.j2", "vars": values},
         {"dest": f"{release}/chat_template.jinja", **template},

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -19,9 +19,10 @@ from .compatibility import Pair, Recognised, older
 from .errors import Refused
 from .flags import find as find_flags
 from .flags import number
-from .host_rules import Host, better_track
+from .host_rules import Host, better_track, proposal
 from .instance_rules import CPU_SPACE, change, plugin
 from .model_shape import Shape, shape
+from .pythons import PACKAGES, Source
 from .tracks import Track
 
 GIB = 1 << 30
@@ -56,7 +57,7 @@ class Subject:
     """An instance that is to run, with all that is known of it.
 
     ``folder`` is what model_folder.read_folder saw; ``shape`` is None where the model was not seen or is not understood, and
-    ``unknown`` says what is not; ``others`` are the GPUs of other instances.
+    ``unknown`` says what is not; ``others`` are the GPUs of other instances; ``own_track``: it names its track itself.
     """
 
     entry: Mapping[str, Any]
@@ -70,6 +71,8 @@ class Subject:
     others: frozenset[int]
     codex: Sequence[Codex]
     known: Mapping[str, Track]
+    own_track: bool = False
+    source: Source = PACKAGES
 
     @property
     def name(self) -> str:
@@ -122,10 +125,17 @@ class Subject:
         text = self.entry["environment"].get(CPU_SPACE, "")
         return int(text) * GIB if text.isdecimal() and int(text) else None
 
-    def track_with(self, floor: str) -> Optional[dict[str, Any]]:
-        """Return, as a proposal, a track that the host can run with a release not older than ``floor``."""
-        return better_track(
-            self.track, self.host, self.known, lambda other: other.device == self.track.device and not older(other.vllm, floor)
+    def track_with(self, floor: str) -> tuple[str, Optional[dict[str, Any]]]:
+        """Return a track that the host can run with a release not older than ``floor``: as words and as a proposal."""
+
+        def suits(other: Track) -> bool:
+            return other.device == self.track.device and not older(other.vllm, floor)
+
+        better = better_track(self.track, self.host, self.known, suits, self.source)
+        if not better:
+            return "", None
+        return f"Write {'track' if self.own_track else 'vllm_track'}: {better.name}.", proposal(
+            better, self.name if self.own_track else None
         )
 
     def refused(self, key: str, why: str, instead: str, **keys: Any) -> Refused:
@@ -166,18 +176,23 @@ class Subject:
 
 def subjects(
     server: str,
-    track: Track,
+    theirs: Mapping[str, Track],
+    own: Collection[str],
     instances: Sequence[Mapping[str, Any]],
     host: Optional[Host],
     models: Mapping[str, Mapping[str, Any]],
     codex: Sequence[Codex],
     known: Mapping[str, Track],
+    source: Source,
 ) -> list[Subject]:
-    """Return the instances that are to run, with what is known of their models."""
+    """Return the instances that are to run, with what is known of their models.
+
+    ``theirs`` are their tracks by name, ``own`` the names of the instances that name their track themselves.
+    """
     present = [entry for entry in instances if entry["state"] == "present"]
     found = []
     for entry in present:
-        folder = models.get(entry["name"]) or {}
+        folder, track = models.get(entry["name"]) or {}, theirs[entry["track"]]
         if any(flag in entry["args"] for flag in OTHER_CONFIG):
             folder = {}
         understood = shape(folder["config"], _weight_bytes(folder)) if folder.get("config") else None
@@ -188,7 +203,8 @@ def subjects(
         if usable and usable.yarn_context and older(track.vllm, compatibility.feature("yarn_length_as_configured")):
             usable = dataclasses.replace(usable, max_context=usable.yarn_context, default_context=usable.yarn_context)
         unknown = understood.unknown if understood else None
-        found.append(Subject(entry, server, track, host, folder, usable, unknown, family, others, codex, known))
+        mine = (entry["name"] in own, source)
+        found.append(Subject(entry, server, track, host, folder, usable, unknown, family, others, codex, known, *mine))
     return found
 
 
@@ -366,8 +382,8 @@ def _family(subject: Subject) -> Iterator[Finding]:
     family, entry = subject.family.family, subject.entry
     if older(subject.track.vllm, family.first):
         why = f"{family.name} came with vLLM {family.first}, and the track {subject.track.name} has {subject.track.vllm}."
-        newer = subject.track_with(family.first)
-        instead = f"Write vllm_track: {newer['vllm_track']}." if newer else "No track that can run there has it."
+        words, newer = subject.track_with(family.first)
+        instead = words or "No track that can run there has it."
         yield subject.family.evidence == "model_type", Refused(f"vllm_instances {subject.name}: model", why, instead, newer)
     parser = entry["tool_call_parser"]
     other = parser not in (*family.tool_parsers, *ANY_FORMAT) and not own_template(entry) and not plugin(entry, "tool_call_parser")
@@ -439,15 +455,15 @@ def _pair(subject: Subject, codex: Codex, pair: Pair, wrong: Mapping[str, Any]) 
     # a family that is only told by a name may be another
     certain = pair.certain and not (pair.family and subject.family and subject.family.evidence == "name")
     why = f"{pair.why} (vLLM {subject.track.vllm}, instance {subject.name})."
-    newer = subject.track_with(pair.mended) if pair.mended else None
+    words, newer = subject.track_with(pair.mended) if pair.mended else ("", None)
     if wrong:
         where = f"codex_extra_config on {codex.host}: {', '.join(wrong)}"
-        words = ", ".join(f"{key}: {str(value).lower() if isinstance(value, bool) else value}" for key, value in wrong.items())
-        instead = "Remove it." if None in wrong.values() else f"Write {words}, as the role codex does by itself."
+        values = ", ".join(f"{key}: {str(value).lower() if isinstance(value, bool) else value}" for key, value in wrong.items())
+        instead = "Remove it." if None in wrong.values() else f"Write {values}, as the role codex does by itself."
         return certain, Refused(
             where, why, instead, {"codex_extra_config": _nested({tuple(key.split(".")): value for key, value in wrong.items()})}
         )
-    instead = f"Write vllm_track: {newer['vllm_track']}." if newer else f"It is mended in vLLM {pair.mended}." if pair.mended else ""
+    instead = words or (f"It is mended in vLLM {pair.mended}." if pair.mended else "")
     return certain, Refused(f"codex_version {codex.version} on {codex.host}", why, instead, newer)
 
 

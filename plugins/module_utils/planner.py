@@ -14,7 +14,7 @@ from .errors import Refused
 from .memory import GIB
 from .model_rules import Subject
 from .resolver import Spec, Verdict
-from .tracks import Track
+from .tracks import AUTO, Track
 
 
 def plan(spec: Spec, verdict: Verdict, observed: Optional[Mapping[str, Any]] = None, obstacles: Sequence[Refused] = ()) -> dict[str, Any]:
@@ -24,12 +24,14 @@ def plan(spec: Spec, verdict: Verdict, observed: Optional[Mapping[str, Any]] = N
     server as it is now (ports, files, space). Sizes are in bytes, of one GPU (or of the host, on a CPU track).
     """
     refusals = [*verdict.refusals, *obstacles]
-    track = spec.known.get(spec.track)
+    track = verdict.track
+    chosen = verdict.track is not None and spec.track == AUTO
     return {
         "server": spec.server,
         "ok": not refusals,
         "host": _host(observed) if observed else None,
-        "track": _track(track) if track else None,
+        "track": {**_track(track), "chosen": chosen} if track else None,
+        "tracks": _tracks(verdict),
         "instances": [_instance(subject) for subject in verdict.subjects],
         "refusals": [_words(refused) for refused in refusals],
         "warnings": [_words(refused) for refused in verdict.warnings],
@@ -48,6 +50,12 @@ def _track(track: Track) -> dict[str, Any]:
     return {"name": track.name, "vllm": track.vllm, "python": track.python, "device": track.device, "cuda": cuda}
 
 
+def _tracks(verdict: Verdict) -> list[dict[str, Any]]:
+    """Return the tracks that instances run on, each once."""
+    used = {subject.track.name: subject.track for subject in verdict.subjects if subject.entry["track"] != AUTO}
+    return [_track(track) for track in used.values()]
+
+
 def _words(refused: Refused) -> dict[str, Any]:
     return {"where": refused.where, "why": refused.why, "instead": refused.instead}
 
@@ -56,6 +64,7 @@ def _instance(subject: Subject) -> dict[str, Any]:
     entry, fit = subject.entry, subject.fit()
     return {
         "name": entry["name"],
+        "track": entry["track"],
         "model": entry["model"] or entry["model_source"],
         "family": subject.family.family.name if subject.family else None,
         "served_model_name": entry["served_model_name"],
@@ -93,23 +102,31 @@ def _unknown(subject: Subject) -> str:
     return "the size of its GPUs was not seen"
 
 
+TRACK = "track"  # a column where instances have several
 COLUMNS = ("instance", "GPUs", "context", "weights", "reserve", "KV cache", "may use", "at once", "fits")
 
 
 def report(plan: Mapping[str, Any]) -> str:
     """Return the plan as text of several lines, for people."""
     lines = [_headline(plan)]
-    if plan["track"]:
-        track = plan["track"]
-        device = f"CUDA {track['cuda']}" if track["cuda"] else track["device"].upper()
-        lines.append(f"  {track['name']}: vLLM {track['vllm']}, Python {track['python']}, {device}")
+    shown = plan["tracks"] or ([plan["track"]] if plan["track"] else [])
+    lines += [f"  {_track_line(track, plan['track'])}" for track in shown]
     rows = [COLUMNS, *(_row(instance) for instance in plan["instances"])]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    if len({instance["track"] for instance in plan["instances"]}) > 1:
+        names = [TRACK, *(instance["track"] for instance in plan["instances"])]
+        rows = [(first, name, *more) for name, (first, *more) in zip(names, rows)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     if len(rows) > 1:
         lines += ["    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines += [f"  {line}" for line in refused_lines(plan, "REFUSED ")]
     lines += [f"  warning {_sentence(row)}" for row in plan["warnings"]]
     return "\n".join(lines)
+
+
+def _track_line(track: Mapping[str, Any], own: Optional[Mapping[str, Any]]) -> str:
+    device = f"CUDA {track['cuda']}" if track["cuda"] else track["device"].upper()
+    chosen = " (chosen by vllm_track: auto)" if own and own["chosen"] and own["name"] == track["name"] else ""
+    return f"{track['name']}: vLLM {track['vllm']}, Python {track['python']}, {device}{chosen}"
 
 
 def refused_lines(plan: Mapping[str, Any], mark: str = "") -> list[str]:

@@ -17,7 +17,9 @@ from . import catalogue, host_rules, model_rules
 from .errors import ManyRefused, Refused
 from .host_rules import Host
 from .model_rules import Codex, Subject
-from .tracks import Track, tracks
+from .pythons import PACKAGES, Source
+from .track_choice import candidates, choose
+from .tracks import AUTO, Track, tracks
 from .tracks import track as find_track
 
 ROUNDS = 8  # of mending: a mended mistake can uncover another
@@ -28,8 +30,9 @@ Models = Mapping[str, Mapping[str, Any]]
 class Spec:
     """What the inventory wants of one server.
 
-    ``lists`` are vllm_instances, vllm_instances_group and vllm_instances_host; ``python`` is python_version, empty for the
-    track's; ``codex`` are the developer machines that use the server; ``known`` are the tracks to choose from.
+    ``track`` is vllm_track, which may be "auto"; ``lists`` are vllm_instances, vllm_instances_group and vllm_instances_host;
+    ``python`` is python_version, empty for the track's; ``codex`` are the developer machines that use the server; ``known`` are
+    the tracks to choose from; ``source`` is where Pythons come from.
     """
 
     server: str
@@ -38,6 +41,7 @@ class Spec:
     lists: Sequence[Any]
     codex: Sequence[Codex] = ()
     known: Mapping[str, Track] = field(default_factory=tracks)
+    source: Source = PACKAGES
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Verdict:
 
     ``instances`` are those of the inventory, completed; ``subjects`` those that are to run, with all that is known of them.
     Both are empty where the inventory itself is refused. ``proposal`` is the nearest working set, as inventory variables,
-    where a refusal leads to one.
+    where a refusal leads to one. ``track`` is the server's, None where it is not known yet.
     """
 
     refusals: Sequence[Refused]
@@ -54,6 +58,7 @@ class Verdict:
     instances: Sequence[Mapping[str, Any]] = ()
     subjects: Sequence[Subject] = ()
     proposal: Optional[Mapping[str, Any]] = None
+    track: Optional[Track] = None
 
 
 def resolve(spec: Spec, host: Optional[Host] = None, models: Optional[Models] = None) -> Verdict:
@@ -67,22 +72,65 @@ def resolve(spec: Spec, host: Optional[Host] = None, models: Optional[Models] = 
 def judge(spec: Spec, host: Optional[Host], models: Models) -> Verdict:
     """Return a verdict without a proposal."""
     try:
-        track = find_track(spec.track, spec.known)
+        if spec.track == AUTO and not host:
+            return _undecided(spec, candidates(spec.python, spec.known), models)
+        chosen = choose(spec.server, spec.python, host, spec.known, spec.source) if spec.track == AUTO and host else None
+        track = chosen or find_track(spec.track, spec.known)
     except Refused as refused:
         return Verdict([refused])
-    refusals = [*host_rules.problems(spec.server, track, spec.python, host, spec.known)]
-    warnings = [*host_rules.warnings(track)]
+    return _judge_with(spec, track, host, models)
+
+
+def _undecided(spec: Spec, choice: Sequence[Track], models: Models) -> Verdict:
+    """Judge a spec whose track will be one of ``choice``: refused is what each of them refuses, and what all warn of is told."""
+    verdicts = [_judge_with(spec, track, None, models) for track in choice]
+    able = next((verdict for verdict in verdicts if not verdict.refusals), None)
+    refusals = [] if able else catalogue.common([verdict.refusals for verdict in verdicts])
+    said = [{str(one) for one in verdict.warnings} for verdict in verdicts]
+    warnings = [one for one in verdicts[0].warnings if all(str(one) in others for others in said)]
+    first = able or verdicts[0]
+    instances = [{**entry, "track": entry["track"] if _own(spec, entry["name"]) else AUTO} for entry in first.instances]
+    return Verdict(refusals, warnings, instances, first.subjects)
+
+
+def _own(spec: Spec, name: str) -> bool:
+    """Tell whether an instance names its own track."""
+    return any(entry["name"] == name and entry.get("track") for entry in catalogue.merge(*spec.lists))
+
+
+def _judge_with(spec: Spec, track: Track, host: Optional[Host], models: Models) -> Verdict:
     try:
-        instances = catalogue.instances(spec.lists, track)
+        instances = catalogue.instances(spec.lists, track, spec.known)
     except Refused as refused:
         found = refused.refusals if isinstance(refused, ManyRefused) else [refused]
-        return Verdict([*refusals, *found], warnings)
-    subjects = model_rules.subjects(spec.server, track, instances, host, models, spec.codex, spec.known)
+        about, warnings = _tracks(spec, {None: track}, host)
+        return Verdict([*about, *found], warnings, track=track)
+    present = [entry for entry in instances if entry["state"] == "present"]
+    own = {entry["name"] for entry in present if _own(spec, entry["name"])}
+    # a server's track that no instance uses installs nothing
+    used: dict[Optional[str], Track] = {} if present and len(own) == len(present) else {None: track}
+    for entry in present:
+        if entry["name"] in own and spec.known[entry["track"]] not in used.values():
+            used[entry["name"]] = spec.known[entry["track"]]
+    refusals, warnings = _tracks(spec, used, host)
+    theirs = {**spec.known, track.name: track}
+    subjects = model_rules.subjects(spec.server, theirs, own, instances, host, models, spec.codex, spec.known, spec.source)
     for subject in subjects:
         for certain, finding in model_rules.findings(subject):
             (refusals if certain else warnings).append(finding)
     refusals += model_rules.together(subjects)
-    return Verdict(_once(refusals), _once(warnings), instances, subjects)
+    return Verdict(_once(refusals), _once(warnings), instances, subjects, track=track)
+
+
+def _tracks(spec: Spec, used: Mapping[Optional[str], Track], host: Optional[Host]) -> tuple[list[Refused], list[Refused]]:
+    """Return refusals and warnings of the tracks themselves, by the instance whose they are (None: the server's)."""
+    refusals, warnings = [], []
+    for instance, track in used.items():
+        if instance is None:
+            refusals += [*host_rules.python_problems(track, spec.python, host, spec.known, spec.source)]
+        refusals += [*host_rules.problems(spec.server, track, host, spec.known, spec.source, instance)]
+        warnings += [*host_rules.warnings(track, instance)]
+    return refusals, warnings
 
 
 def _once(refused: Sequence[Refused]) -> list[Refused]:

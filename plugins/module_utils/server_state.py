@@ -30,10 +30,12 @@ def problems(
     environments' directory. ``space_gib`` is what a new environment needs.
     """
     found = []
-    if not observed["paths"][layout["environment"]]["exists"]:
-        free = min(observed["free_space"].values()) / GIB
-        if free < space_gib:
-            why = f"{server} has {free:.1f} GiB free for it, and building an environment takes {space_gib} GiB."
+    missing = [path for path in layout["environments"].values() if not observed["paths"][path]["exists"]]
+    if missing:
+        free, needed = min(observed["free_space"].values()) / GIB, space_gib * len(missing)
+        if free < needed:
+            many = "an environment" if len(missing) == 1 else f"{len(missing)} environments"
+            why = f"{server} has {free:.1f} GiB free for it, and building {many} takes {needed:g} GiB."
             found.append(Refused("vllm_directory", why, "Free some space, or name a directory on a larger disk."))
     ours = {unit_name(instance["name"]) for instance in instances}
     for instance in instances:
@@ -44,7 +46,7 @@ def problems(
 
 def files_to_see(instances: Sequence[Mapping[str, Any]], layout: Mapping[str, Any]) -> list[str]:
     """Return the paths whose presence :func:`problems` wants to know."""
-    paths = [layout["environment"]]
+    paths = [*layout["environments"].values()]
     for instance in instances:
         model = model_path(instance, layout["models"])
         paths += [model]

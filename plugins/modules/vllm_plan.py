@@ -26,12 +26,32 @@ options:
         type: str
         required: true
       track:
-        description: The C(vllm_track).
+        description: The C(vllm_track). With V(auto) it is chosen by O(observed); without that, refused is what every choice would refuse.
         type: str
         required: true
+      tracks:
+        description: C(vllm_tracks), the team's own tracks.
+        type: list
+        elements: dict
       python:
         description: The C(python_version). Without it, the track's.
         type: str
+      python_source:
+        description: Where Pythons come from. Without it, the distribution's packages.
+        type: dict
+        suboptions:
+          source:
+            description: C(python_source).
+            type: str
+          directory:
+            description: C(python_directory).
+            type: str
+          archive:
+            description: C(python_archive), which is read on the controller.
+            type: str
+          sha256:
+            description: C(python_archive_sha256).
+            type: str
       instances:
         description: C(vllm_instances). This and the next two are merged by C(name).
         type: list
@@ -110,7 +130,8 @@ ok:
   returned: always
 plan:
   description:
-    - The plan, for machines. C(instances) has GPUs, context and C(memory) (bytes of one GPU) of each; C(refusals) and C(warnings)
+    - The plan, for machines. C(track) is the server's (null while V(auto) is not chosen), C(tracks) are those of its instances.
+    - C(instances) has GPUs, context and C(memory) (bytes of one GPU) of each; C(refusals) and C(warnings)
       have C(where), C(why) and C(instead); C(proposal) has the nearest working set as inventory variables.
   type: dict
   returned: always

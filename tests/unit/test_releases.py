@@ -17,7 +17,7 @@ LAYOUT = {
     "config": "/etc/vllm",
     "instances": "/var/lib/vllm",
     "models": "/m",
-    "environment": "/opt/vllm/environments/e",
+    "environments": {"cpu-py311": "/opt/vllm/environments/e"},
     "shared": ["/unit"],
 }
 HOME = "/var/lib/vllm/coder"

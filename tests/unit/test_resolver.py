@@ -183,7 +183,7 @@ TRACKS = [
     Case("another machine", "its wheels are for x86_64, and gpu1 is aarch64.", host="arm", proposal=None),
     Case(
         "a track that is none",
-        "'cu13-py31' is not a track of this collection. Did you mean cu13-py312? Write one of: cpu-py311,",
+        "'cu13-py31' is not a track of this collection or of vllm_tracks. Did you mean cu13-py312? Write one of: cpu-py311,",
         track="cu13-py31",
     ),
     Case("a track like none", "'rocm' is not a track", track="rocm", proposal=None),
@@ -821,7 +821,7 @@ WARNINGS = [
     ),
     Case(
         "a Python that has ended",
-        "vllm_track cu13-py310: Python 3.10 has had no security fixes since 2026-10-31.",
+        "python_version 3.10: has had no security fixes since 2026-10-31.",
         track="cu13-py310",
         host="ubuntu 22.04",
     ),

@@ -20,7 +20,7 @@ LAYOUT = {
     "config": "/etc/vllm",
     "instances": "/var/lib/vllm",
     "models": "/m",
-    "environment": "/opt/vllm/environments/e",
+    "environments": {"cpu-py311": "/opt/vllm/environments/e"},
     "shared": ["/unit"],
 }
 THERE, AWAY = {"exists": True}, {"exists": False}
@@ -116,9 +116,9 @@ PYTHONS = [
         "3.10",
         "debian",
         "12",
-        'gpu1 runs debian 12, whose packages have 3.11. Write python_version: "3.11", or use a host with ubuntu 22.04.',
+        'gpu1 runs debian 12, whose packages have 3.11. Write python_version: "3.11", python_source: managed or archive, or use',
     ),
-    ("3.11", "debian", "13", 'Write python_version: "3.13", or use a host with debian 12.'),
+    ("3.11", "debian", "13", 'Write python_version: "3.13", python_source: managed or archive, or use a host with debian 12.'),
     ("3.11", "arch", "", "which this role does not know"),
 ]
 
