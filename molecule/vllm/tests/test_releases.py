@@ -58,7 +58,7 @@ def test_what_changes_in_one_instance_restarts_that_one(server, playbook):
     after = pids(server)
     assert after["vllm@second"] == before["vllm@second"]
     assert after["vllm@micro"] != before["vllm@micro"]
-    assert current(server) == number + 1
+    assert current(server) > number
     assert "max-num-seqs: 6" in server.check_output("cat /etc/vllm/micro.yaml")
     assert "server1 | micro: serves (a tool call, and its result sent back)" in said
 
@@ -73,7 +73,7 @@ def test_an_upgrade_to_a_bad_parser_goes_back_by_itself(server, key, playbook):
     counts = client.stop()
     print("requests during the upgrade and its revert:", counts)
     assert code != 0
-    assert f"vllm_instances micro: release {number + 1} did not start: the model's tokenizer has no tokens that" in said
+    assert re.search(r"vllm_instances micro: release \d+ did not start: the model's tokenizer has no tokens that", said)
     assert f"Release {number} serves again." in said
     assert current(server) == number
     assert server.check_output("cat /etc/vllm/micro.yaml") == config
@@ -139,11 +139,14 @@ def test_a_play_that_is_killed_leaves_its_job_to_end(server, key, playbook):
     play.wait()
     code, said = playbook("gpu_servers", "--limit", "server1", **on_server1(max_num_seqs=7))
     assert code == 0, said
-    assert current(server) == number + 1
+    assert "max-num-seqs: 7" in server.check_output("cat /etc/vllm/micro.yaml")
+    made = current(server)
+    assert made > number
     assert answers(server, key)
     code, said = playbook("gpu_servers", "--limit", "server1", **on_server1(max_num_seqs=7))
     assert code == 0, said
     assert "changed=0" in said
+    assert current(server) == made
 
 
 def test_a_job_that_is_killed_at_the_switch_is_made_good(server, key, playbook):
@@ -160,11 +163,12 @@ def test_a_job_that_is_killed_at_the_switch_is_made_good(server, key, playbook):
     code, said = playbook("gpu_servers", "--limit", "server1", **on_server1(max_num_seqs=5))
     assert code != 0
     assert "the job on this host: was ended from outside, before it had a result. Run the playbook again: it goes on." in said
-    assert current(server) == number + 1
+    switched = current(server)
+    assert switched > number
     assert not answers(server, key)
     code, said = playbook("gpu_servers", "--limit", "server1", **on_server1(max_num_seqs=5))
     assert code == 0, said
-    assert current(server) == number + 1
+    assert current(server) == switched
     assert answers(server, key)
 
 
@@ -174,7 +178,7 @@ def test_a_bad_release_that_nobody_watched_gives_way_in_the_next_run(server, key
     server.check_output(
         "cd /var/lib/vllm/micro && cp -a releases/{0} releases/{1} && rm releases/{1}/served.json && echo {0} > releases/{1}/replaces && "
         "sed -i 's/hermes/llama3_json/' releases/{1}/config.yaml && ln -sfn releases/{1} current && systemctl stop vllm@micro".format(
-            number, number + 1
+            number, number + 50
         )
     )
     code, said = playbook("gpu_servers", "--limit", "server1", **on_server1(max_num_seqs=5, **MISFIT))
