@@ -13,7 +13,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 LAB := $(ROOT) $(TOOLS)/bin/python -m lab
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ownmetal
 
-.PHONY: help site plan facts flags verify uninstall lab-up lab-down test lint unit molecule bench relock docs build tools clean
+.PHONY: help site plan facts flags verify uninstall lab-up lab-down test lint unit molecule molecule-vllm bench relock docs build tools clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ unit: tools ## the core's tables, without hosts
 
 molecule: tools .cache/micro-model ## the whole chain on lab hosts: check, converge, idempotence, tests, uninstall
 	python tests/run.py molecule
+
+molecule-vllm: tools .cache/micro-model ## the model servers' life on two lab hosts: releases, upgrades, the pool, faults
+	python tests/run.py vllm
 
 bench: lab-up ## time and round trips of a first and a second run of site.yml
 	python bench/site.py

@@ -54,7 +54,14 @@ PARTS = (
         15,
         "the whole chain on lab hosts, refusals, faults, uninstall",
         ("molecule test --scenario-name default",),
-        "molecule destroy",
+        "molecule destroy --scenario-name default",
+    ),
+    Part(
+        "vllm",
+        20,
+        "two servers: releases, upgrades that go back, the pool, each kind of failure, kills",
+        ("molecule test --scenario-name vllm",),
+        "molecule destroy --scenario-name vllm",
     ),
 )
 
