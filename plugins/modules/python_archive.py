@@ -9,7 +9,7 @@ module: python_archive
 short_description: Unpack a Python from an archive, and prove that it works
 description:
   - Unpacks an archive that lies on the host beside its final place, makes everything root's, proves that its Python works from
-    there (version, OpenSSL, a virtual environment with pip), and renames it when it is whole. The archive is removed then.
+    there (version, OpenSSL, a virtual environment with pip), and renames it when it is whole. The archive is removed, whatever came of it.
   - Does nothing where the final place exists. Leaves nothing behind where the archive is refused.
 version_added: "0.3.0"
 author:
@@ -78,7 +78,8 @@ def main() -> None:
             install(archive, module.params["sha256"], version, path)
         except Refused as refused:
             module.fail_json(msg=str(refused))
-        os.unlink(archive)
+        finally:
+            os.unlink(archive)
     module.exit_json(changed=changed, interpreter=f"{path}/bin/python{version}")
 
 
