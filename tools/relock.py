@@ -9,6 +9,7 @@ with the packages of its own time.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,12 +24,26 @@ ALWAYS = ("--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "-
 def lock(source: Path, *options: str) -> bool:
     """Make one lock beside its source; say why when it does not resolve, and leave the old one as it was."""
     target = source.with_suffix(".txt")
+    before = pins(target)
     print(f"locking {target}", flush=True)
     if subprocess.run(["uv", "pip", "compile", source, "--output-file", target, *ALWAYS, *options], cwd=ROOT, check=False).returncode == 0:
+        print("".join(f"  {line}\n" for line in differences(before, pins(target))) or "  as it was\n", end="", flush=True)
         return True
     why = f"relock: {target} does not resolve with today's index (uv says why above). The old lock is untouched"
     print(f"{why}: keep it, or pin an older release in {source}.", file=sys.stderr)
     return False
+
+
+def pins(lock: Path) -> dict[str, str]:
+    """Return what a lock pins: package and version."""
+    text = (ROOT / lock).read_text(encoding="utf-8") if (ROOT / lock).exists() else ""
+    return dict(re.findall(r"^([A-Za-z0-9][\w.-]*)==(\S+)", text, re.MULTILINE))
+
+
+def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Return a line for each package that came, went or has another version."""
+    changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    return [f"{name} {before.get(name, '(not there)')} -> {after.get(name, '(gone)')}" for name in changed]
 
 
 def track_options(name: str, track: dict[str, str]) -> list[str]:

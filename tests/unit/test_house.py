@@ -93,6 +93,7 @@ def test_the_track_is_the_lock():
     tracks = json.loads((ROOT / "plugins/module_utils/data/tracks.json").read_text())
     for name, track in tracks.items():
         lock = (ROOT / f"roles/vllm/files/locks/{name}.txt").read_text()
+        assert {"transformers", "accelerate", "torch"} <= set(re.findall(r"^([\w-]+)==", lock, re.MULTILINE))
         assert re.search(rf"^vllm(-cpu)?=={re.escape(track['vllm'])} ", lock, re.MULTILINE)
         assert (ROOT / f"plugins/module_utils/data/flags/{track['vllm']}.json").is_file()
 
