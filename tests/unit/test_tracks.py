@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from ansible_collections.ownmetal.codex.plugins.filter.catalogue import new_warnings
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import catalogue, instances
 from ansible_collections.ownmetal.codex.plugins.module_utils.environment import environments
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
@@ -252,3 +253,12 @@ def test_a_digest_is_of_what_is_installed():
     lines = [line.rstrip() for line in one["lock"].splitlines() if line.strip() and not line.lstrip().startswith("#")]
     digest = hashlib.sha256("\n".join(["1", "/usr/bin/python3.11", "x86_64", *lines]).encode()).hexdigest()
     assert one["id"] == f"cpu-py311-{digest[:12]}"
+
+
+def test_servers_say_once_what_is_true_of_their_track():
+    ended = {"where": "python_version 3.10", "why": "has ended.", "instead": ""}
+    own = {"where": "vllm_instances coder: max_model_len", "why": "may not fit.", "instead": ""}
+    hostvars = {name: {"__vllm_planned": {"plan": {"warnings": [ended, own]}}} for name in ("gpu1", "gpu2")} | {"gpu0": {}}
+    told = {server: new_warnings(hostvars, ["gpu0", "gpu1", "gpu2"], server) for server in hostvars}
+    about = "vllm_instances coder: max_model_len: may not fit."
+    assert told == {"gpu0": [], "gpu1": ["python_version 3.10: has ended.", about], "gpu2": [about]}
