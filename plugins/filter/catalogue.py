@@ -18,6 +18,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.folder_digest impor
 from ansible_collections.ownmetal.codex.plugins.module_utils.inventory_names import misspelt, unknown
 from ansible_collections.ownmetal.codex.plugins.module_utils.model_rules import NEWEST_CODEX
 from ansible_collections.ownmetal.codex.plugins.module_utils.own_tracks import known as known_tracks
+from ansible_collections.ownmetal.codex.plugins.module_utils.program_files import program_files
 from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import source
 from ansible_collections.ownmetal.codex.plugins.module_utils.restarts import instances_to_restart
 from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import AUTO
@@ -152,6 +153,8 @@ class FilterModule:
         functions = {
             "instances": instances,
             "instance_config": core.config,
+            "program_files": program_files,
+            "stop_flags": core.stop_flags,
             "is_local": core.is_local,
             "local_url": core.local_url,
             "instances_to_restart": instances_to_restart,

@@ -255,11 +255,11 @@ def world_size(instance: Mapping[str, Any]) -> int:
     return int(max(1, one * sizes.get("data-parallel-size", 1) // sizes.get("nnodes", 1)))
 
 
-def config(instance: Mapping[str, Any], model: str, template: str) -> dict[str, Any]:
+def config(instance: Mapping[str, Any], model: str, template: str, more: Optional[Mapping[str, Any]] = None) -> dict[str, Any]:
     """Return what goes into the YAML file for `vllm serve --config`: long flag names, only what was asked for.
 
-    ``model`` is the path that the server loads, ``template`` that of a chat template of this collection. vLLM reads lists as
-    several words and mappings as JSON.
+    ``model`` is the path that the server loads, ``template`` that of a chat template of this collection; ``more`` are
+    flags that the role sets where the instance has none. vLLM reads lists as several words and mappings as JSON.
     """
     wanted = {"model": model}
     for name, key in KEYS.items():
@@ -267,7 +267,13 @@ def config(instance: Mapping[str, Any], model: str, template: str) -> dict[str, 
             wanted[name.replace("_", "-")] = instance[name]
     if own_template(instance):
         wanted["chat-template"] = template
-    return {**wanted, **instance["args"]}
+    return {**wanted, **(more or {}), **instance["args"]}
+
+
+def stop_flags(release: str, drain_seconds: int) -> dict[str, Any]:
+    """Return the flags that let a release finish running requests before it ends; none where it cannot (the start program waits)."""
+    known = find_flags(release)
+    return {"shutdown-timeout": int(drain_seconds)} if known and known.find("shutdown-timeout") and drain_seconds else {}
 
 
 def own_template(instance: Mapping[str, Any]) -> bool:
