@@ -7,11 +7,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.ownmetal.codex.plugins.module_utils import server_state
+from ansible_collections.ownmetal.codex.plugins.module_utils import firewall, server_state
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import VARIABLES
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import ManyRefused, Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.host_rules import Host
@@ -22,7 +22,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import sour
 from ansible_collections.ownmetal.codex.plugins.module_utils.resolver import Codex, Spec, Verdict, resolve
 
 NEEDED = frozenset({"server", "track"})
-WANTED = NEEDED | {"tracks", "python", "python_source", "instances", "instances_group", "instances_host", "codex"}
+WANTED = NEEDED | {"tracks", "python", "python_source", "instances", "instances_group", "instances_host", "codex", "firewall", "allowed_sources"}
 OPTIONS = frozenset({"spec", "observed", "layout", "free_space_gib"})
 
 
@@ -53,7 +53,8 @@ class ActionModule(ActionBase):
             found = plan(spec, Verdict(refused.refusals if isinstance(refused, ManyRefused) else [refused]))
         else:
             space = float(args.get("free_space_gib") or 0)
-            found = plan_of(dataclasses.replace(spec, **own), args.get("observed"), args.get("layout"), space)
+            guard = Guard(str(wanted.get("firewall", firewall.NONE)), wanted.get("allowed_sources", []))
+            found = plan_of(dataclasses.replace(spec, **own), guard, args.get("observed"), args.get("layout"), space)
         return {"changed": False, "ok": found["ok"], "plan": found, "report": report(found), "refused": "\n".join(refused_lines(found))}
 
 
@@ -63,16 +64,29 @@ def extra_of(machine: Mapping[str, Any]) -> Mapping[str, Any]:
     return extra if isinstance(extra, Mapping) else {}
 
 
-def plan_of(spec: Spec, observed: Optional[Mapping[str, Any]], layout: Optional[Mapping[str, Any]], space_gib: float) -> dict[str, Any]:
+class Guard(NamedTuple):
+    """vllm_firewall and vllm_allowed_sources, as the inventory has them."""
+
+    kind: str
+    sources: Any
+
+
+def plan_of(
+    spec: Spec, guard: Guard, observed: Optional[Mapping[str, Any]], layout: Optional[Mapping[str, Any]], space_gib: float
+) -> dict[str, Any]:
     """Return the plan; without ``observed`` that of the inventory, and of the models that the controller has."""
     verdict = resolve(spec)
     if verdict.refusals:
         return plan(spec, verdict)
     entries = [subject.entry for subject in verdict.subjects]
     models = {entry["name"]: read_folder(entry["model_source"]) for entry in entries if entry["model_source"]}
+    exposed = firewall.problems(entries, guard.sources, guard.kind)
     if observed is None:
-        return plan(spec, resolve(spec, None, models))
+        return plan(spec, resolve(spec, None, models), None, exposed)
     # a first look, for a track to choose by, sees no models
     models |= {entry["name"]: observed["models"].get(entry["model"]) or {} for entry in entries if entry["model"]}
     obstacles = server_state.problems(spec.server, verdict.instances, observed, layout, space_gib) if layout else []
-    return plan(spec, resolve(spec, Host.seen(observed), models), observed, obstacles)
+    if layout:
+        firewalld = observed["units"].get("firewalld.service") or {}
+        obstacles += firewall.host_problems(spec.server, guard.kind, firewalld.get("ActiveState"))
+    return plan(spec, resolve(spec, Host.seen(observed), models), observed, [*exposed, *obstacles])

@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.ownmetal.codex.plugins.module_utils import catalogue as core
-from ansible_collections.ownmetal.codex.plugins.module_utils import environment, layout, pythons, server_state
+from ansible_collections.ownmetal.codex.plugins.module_utils import environment, firewall, layout, pythons, server_state
 from ansible_collections.ownmetal.codex.plugins.module_utils.api_key import usable
 from ansible_collections.ownmetal.codex.plugins.module_utils.diagnoses import journal_signatures
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
@@ -154,6 +154,8 @@ class FilterModule:
             "instances": instances,
             "instance_config": core.config,
             "program_files": program_files,
+            "firewall_files": firewall.files,
+            "guarded": firewall.guarded,
             "stop_flags": core.stop_flags,
             "is_local": core.is_local,
             "local_url": core.local_url,

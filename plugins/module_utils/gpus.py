@@ -29,6 +29,28 @@ def look() -> dict[str, Any]:
     return parse(done.stdout)
 
 
+def holders() -> list[dict[str, Any]]:
+    """Return who has memory of a GPU: gpu (its number), pid, process, memory (bytes, or None). Nobody, where nvidia-smi does not tell."""
+    numbers = {uuid: int(index) for index, uuid in _rows("--query-gpu=index,uuid") if index.isdigit()}
+    found = []
+    for uuid, pid, process, memory in _rows("--query-compute-apps=gpu_uuid,pid,process_name,used_memory") if numbers else ():
+        if uuid in numbers and pid.isdigit():
+            used = int(memory) << 20 if memory.isdigit() else None
+            found.append({"gpu": numbers[uuid], "pid": int(pid), "process": process, "memory": used})
+    return found
+
+
+def _rows(query: str) -> list[list[str]]:
+    try:
+        command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    wanted = query.count(",") + 1
+    rows = [[field.strip() for field in row] for row in csv.reader(done.stdout.splitlines(), skipinitialspace=True)]
+    return [row for row in rows if len(row) == wanted]
+
+
 def parse(text: str) -> dict[str, Any]:
     """Read what nvidia-smi printed for FIELDS; memory is in MiB there. A field that a GPU does not tell is None."""
     gpus, driver = [], None

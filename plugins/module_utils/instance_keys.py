@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from .chat_templates import names as chat_templates
+from .networks import is_sources
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
@@ -95,6 +96,7 @@ KEYS: dict[str, Key] = {
     "model_source": Key(_path, "the path of a folder on the controller, starting with /", flag=False),
     "served_model_name": Key(_names, "a list of names", flag=True),
     "host": Key(_host, "an address or a name", "127.0.0.1"),
+    "allowed_sources": Key(is_sources, "a list of addresses and networks, such as [192.0.2.0/24]", flag=False),
     "port": Key(_port, "a number from 1024 to 65535", 8000),
     "gpus": Key(_gpus, "a list of the GPUs' numbers, as nvidia-smi counts them, such as [0, 1]", flag=False),
     "tensor_parallel_size": Key(_ranks, "a whole number of GPUs, from 1 to 1024", 1),

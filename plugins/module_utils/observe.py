@@ -43,7 +43,7 @@ def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
         "free_space": _free_space,
         "models": lambda folders: {folder: read_folder(folder) for folder in folders},
         "releases": lambda homes: {home: releases.read(home) for home in homes},
-        "gpus": lambda makers: {maker: gpus.look() for maker in makers},
+        "gpus": lambda makers: {maker: {**gpus.look(), "holders": _gpu_holders()} for maker in makers},
     }
     found = {kind: look(wanted.get(kind) or []) for kind, look in looks.items()}
     return {**found, "system": _system()}
@@ -168,6 +168,11 @@ def _socket_owners(inodes: set[str]) -> dict[str, dict[str, Any]]:
             pid = path.split("/")[2]
             owners[inode] = {"pid": int(pid), "process": _read(f"/proc/{pid}/comm"), "unit": _unit_of(pid)}
     return owners
+
+
+def _gpu_holders() -> list[dict[str, Any]]:
+    """Who has memory of a GPU, with the systemd unit that it belongs to."""
+    return [{**holder, "unit": _unit_of(str(holder["pid"]))} for holder in gpus.holders()]
 
 
 def _read(path: str) -> str:

@@ -15,6 +15,7 @@ from .layout import model_path
 from .units import unit_name
 
 GIB = 1 << 30
+OLLAMA = "ollama.service"
 
 
 def problems(
@@ -38,9 +39,13 @@ def problems(
             why = f"{server} has {free:.1f} GiB free for it, and building {many} takes {needed:g} GiB."
             found.append(Refused("vllm_directory", why, "Free some space, or name a directory on a larger disk."))
     ours = {unit_name(instance["name"]) for instance in instances}
+    if layout.get("replace_ollama"):
+        ours.add(OLLAMA)
+    holders = ((observed.get("gpus") or {}).get("nvidia") or {}).get("holders") or []
     for instance in instances:
         if instance["state"] == "present":
             found += [*_template(server, instance, observed["paths"]), *_port(server, instance, ours, observed["ports"])]
+            found += _gpus(server, instance, ours, holders)
     return found
 
 
@@ -67,10 +72,33 @@ def _port(server: str, instance: Mapping[str, Any], ours: set[str], ports: Mappi
     for holder in ports[str(instance["port"])]:
         overlap = instance["host"] in EVERYWHERE or holder["address"] in (*EVERYWHERE, instance["host"])
         if overlap and holder.get("unit") not in ours:
-            who = f"{holder.get('process') or 'another program'} (pid {holder.get('pid', '?')}, {holder.get('unit') or 'no unit'})"
-            why = f"{instance['port']} on {server} is taken by {who}."
-            return [Refused(f"vllm_instances {instance['name']}: port", why, "Give the instance another port, or stop that program.")]
+            why = f"{instance['port']} on {server} is taken by {_who(holder)}."
+            instead = "Give the instance another port, or stop that program."
+            return [_in_the_way(f"vllm_instances {instance['name']}: port", why, instead, holder)]
     return []
+
+
+def _gpus(server: str, instance: Mapping[str, Any], ours: set[str], holders: Sequence[Mapping[str, Any]]) -> list[Refused]:
+    """Find who has an instance's GPUs. One that says itself which share of them it takes is believed."""
+    for holder in holders if instance["gpu_memory_utilization"] is None else ():
+        memory = holder.get("memory")
+        if holder["gpu"] in (instance["gpus"] or ()) and holder.get("unit") not in ours and (memory is None or memory >= GIB):
+            size = f"{memory / GIB:.0f} GiB of " if memory else ""
+            why = f"{size}the GPU {holder['gpu']} of {server} {'are' if size else 'is'} held by {_who(holder)}."
+            instead = "Stop that program, name other GPUs, or write the share that is left: gpu_memory_utilization."
+            return [_in_the_way(f"vllm_instances {instance['name']}: gpus", why, instead, holder)]
+    return []
+
+
+def _who(holder: Mapping[str, Any]) -> str:
+    return f"{holder.get('process') or 'another program'} (pid {holder.get('pid', '?')}, {holder.get('unit') or 'no unit'})"
+
+
+def _in_the_way(where: str, why: str, instead: str, holder: Mapping[str, Any]) -> Refused:
+    if holder.get("unit") == OLLAMA:
+        words = "Write vllm_replace_ollama: true to have it stopped and disabled (its models stay, and uninstalling brings it back)."
+        return Refused(where, why, words, {"vllm_replace_ollama": True})
+    return Refused(where, why, instead)
 
 
 def models_missing(instances: Sequence[Mapping[str, Any]], paths: Mapping[str, Any], layout: Mapping[str, Any]) -> list[Mapping[str, Any]]:

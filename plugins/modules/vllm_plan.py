@@ -64,6 +64,13 @@ options:
         description: C(vllm_instances_host).
         type: list
         elements: dict
+      firewall:
+        description: The C(vllm_firewall). Without it, nobody asks who reaches the instances.
+        type: str
+      allowed_sources:
+        description: The C(vllm_allowed_sources).
+        type: list
+        elements: str
       codex:
         description: The developer machines that use the server.
         type: list

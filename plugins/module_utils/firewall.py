@@ -1,0 +1,126 @@
+# Copyright: (c) 2026, the ownmetal.codex authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Who reaches the instances' ports, as an nftables table of our own or as a firewalld policy.
+
+vLLM's key does not guard all its routes, so an instance that listens for other machines says which ones. Only the ports of
+instances are touched, and loopback never is. What is let in here can still be stopped by the host's other rules.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+from xml.sax.saxutils import quoteattr
+
+from .catalogue import EVERYWHERE, is_local
+from .errors import Refused
+from .instance_rules import change
+from .networks import bad_sources, network
+
+NFTABLES, FIREWALLD, NONE = KINDS = ("nftables", "firewalld", "none")
+TABLE = "inet ownmetal_vllm"
+VARIABLE = "vllm_allowed_sources"
+
+
+def problems(instances: Sequence[Mapping[str, Any]], everyone: Any, kind: Any) -> list[Refused]:
+    """Return what is wrong with who may reach these instances (present ones, completed)."""
+    if kind not in KINDS:
+        return [Refused("vllm_firewall", f"cannot be {kind!r}.", f"Write one of: {', '.join(KINDS)}.")]
+    found = [Refused(VARIABLE, why, f"Write {VARIABLE}: [192.0.2.0/24].") for why in bad_sources(everyone)]
+    if found or kind == NONE:
+        return found
+    for instance in instances:
+        if not is_local(instance) and not _allowed(instance, everyone):
+            where = f"vllm_instances {instance['name']}: host"
+            why = f"it listens on {instance['host']}, and nobody is allowed to reach it: vLLM's key does not guard all its routes."
+            instead = (
+                f"Write {VARIABLE}: [192.0.2.0/24] with your developers' network, allowed_sources of this instance, or host: 127.0.0.1. "
+                "Where another firewall guards the port: vllm_firewall: none."
+            )
+            found.append(Refused(where, why, instead, change(instance["name"], host="127.0.0.1")))
+    return found
+
+
+def host_problems(server: str, kind: str, active: Optional[str]) -> list[Refused]:
+    """Return the refusal of a firewall that does not rule on this server; ``active`` is the ActiveState of firewalld.service."""
+    if kind == NFTABLES and active == "active":
+        why = f"firewalld rules on {server}, and would close the ports that are opened beside it."
+        return [Refused("vllm_firewall nftables", why, "Write vllm_firewall: firewalld.", {"vllm_firewall": FIREWALLD})]
+    if kind == FIREWALLD and active != "active":
+        why = f"firewalld does not run on {server}."
+        return [Refused("vllm_firewall firewalld", why, "Write vllm_firewall: nftables.", {"vllm_firewall": NFTABLES})]
+    return []
+
+
+def _allowed(instance: Mapping[str, Any], everyone: Sequence[str]) -> Sequence[str]:
+    own = instance.get("allowed_sources")
+    return everyone if own is None else own
+
+
+def guarded(instances: Sequence[Mapping[str, Any]], everyone: Sequence[str]) -> list[dict[str, Any]]:
+    """Return name, port, address (None: all) and the networks of each instance that other machines may reach."""
+    return [
+        {"name": one["name"], "port": one["port"], "address": _address(one["host"]), "networks": _joined(_allowed(one, everyone))}
+        for one in instances
+        if not is_local(one)
+    ]
+
+
+def _address(host: str) -> Optional[str]:
+    try:
+        return None if host in EVERYWHERE else str(ipaddress.ip_address(host))
+    except ValueError:
+        return None  # a name may be any address
+
+
+def _joined(sources: Sequence[str]) -> dict[str, list[str]]:
+    """Return the networks by family (ip, ip6), without overlaps, which an nftables set refuses."""
+    four = [found for found in map(network, sources) if isinstance(found, ipaddress.IPv4Network)]
+    six = [found for found in map(network, sources) if isinstance(found, ipaddress.IPv6Network)]
+    joined = {"ip": [*map(str, ipaddress.collapse_addresses(four))], "ip6": [*map(str, ipaddress.collapse_addresses(six))]}
+    return {family: networks for family, networks in joined.items() if networks}
+
+
+def nftables(instances: Sequence[Mapping[str, Any]], everyone: Sequence[str]) -> str:
+    """Return the file for `nft -f`, which replaces the table in one step."""
+    rows = guarded(instances, everyone)
+    lines = [f"table {TABLE}", f"delete table {TABLE}", f"table {TABLE} {{", "\tchain input {"]
+    lines += ["\t\ttype filter hook input priority filter; policy accept;", '\t\tiifname "lo" accept']
+    for row in rows:
+        family = "ip6" if row["address"] and ":" in row["address"] else "ip"
+        where = f"{family} daddr {row['address']} " if row["address"] else ""
+        lines.append(f"\t\t{where}tcp dport {row['port']} jump instance_{row['name']}")
+    lines.append("\t}")
+    for row in rows:
+        lines.append(f"\tchain instance_{row['name']} {{")
+        lines += [f"\t\t{family} saddr {{ {', '.join(found)} }} counter accept" for family, found in row["networks"].items()]
+        # at once and in words, where a silent drop would look like a slow network
+        lines += ["\t\tcounter reject with tcp reset", "\t}"]
+    return "\n".join([*lines, "}", ""])
+
+
+def firewalld(instances: Sequence[Mapping[str, Any]], everyone: Sequence[str]) -> str:
+    """Return the policy's file: it judges the instances' ports before any zone does."""
+    lines = ['<?xml version="1.0" encoding="utf-8"?>', '<policy priority="-100" target="CONTINUE">', "  <short>ownmetal vllm</short>"]
+    lines += ['  <ingress-zone name="ANY"/>', '  <egress-zone name="HOST"/>']
+    for row in guarded(instances, everyone):
+        port = f'<port port="{row["port"]}" protocol="tcp"/>'
+        for family, networks in row["networks"].items():
+            name = {"ip": "ipv4", "ip6": "ipv6"}[family]
+            for found in networks:
+                lines += [f'  <rule family="{name}" priority="-10"><source address={quoteattr(found)}/>{port}<accept/></rule>']
+        lines.append(f'  <rule priority="10">{port}<reject/></rule>')
+    return "\n".join([*lines, "</policy>", ""])
+
+
+def files(instances: Sequence[Mapping[str, Any]], everyone: Sequence[str], kind: str, paths: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the tree's entries: ``paths`` has rules (for nft), unit (that loads them), and policy (firewalld's)."""
+    wanted = kind if guarded(instances, everyone) else NONE
+    absent = [{"dest": path, "state": "absent"} for path in paths.values()]
+    if wanted == NFTABLES:
+        rules = {"dest": paths["rules"], "content": nftables(instances, everyone), "validate": "nft --check --file %s"}
+        return [rules, {"dest": paths["unit"], "template": "etc/systemd/system/ownmetal-firewall.service.j2"}, absent[2]]
+    if wanted == FIREWALLD:
+        return [*absent[:2], {"dest": paths["policy"], "content": firewalld(instances, everyone)}]
+    return absent
