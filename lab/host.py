@@ -94,6 +94,7 @@ def boot(lab: Lab, host: Host, binds: Iterable[Bind]) -> None:
         "systemd-nspawn", "--quiet", "--settings=no", "--register=no", "--keep-unit", "--link-journal=no",
         "--resolv-conf=off", "--timezone=off", "--console=pipe", "--kill-signal=SIGRTMIN+4",
         f"--network-namespace-path={folder / 'netns'}", f"--machine={unit}", f"--hostname={host.name}",
+        "--capability=CAP_NET_ADMIN",  # a host has a firewall of its own, in its own network namespace
         f"--directory={folder / 'root'}", *(bind.argument() for bind in binds), "--", "/bin/sh", "-c", remount + init,
     ]  # fmt: skip
     log = folder / "console.log"

@@ -156,7 +156,7 @@ class FilterModule:
             "program_files": program_files,
             "firewall_files": firewall.files,
             "guarded": firewall.guarded,
-            "stop_flags": core.stop_flags,
+            "own_flags": core.own_flags,
             "is_local": core.is_local,
             "local_url": core.local_url,
             "instances_to_restart": instances_to_restart,

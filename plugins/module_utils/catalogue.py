@@ -270,10 +270,14 @@ def config(instance: Mapping[str, Any], model: str, template: str, more: Optiona
     return {**wanted, **(more or {}), **instance["args"]}
 
 
-def stop_flags(release: str, drain_seconds: int) -> dict[str, Any]:
-    """Return the flags that let a release finish running requests before it ends; none where it cannot (the start program waits)."""
+def own_flags(release: str, drain_seconds: int) -> dict[str, Any]:
+    """Return the flags that the role sets where a release has them.
+
+    A stop lets running requests end; and what the start program asks every few seconds is not worth a line in the journal.
+    """
     known = find_flags(release)
-    return {"shutdown-timeout": int(drain_seconds)} if known and known.find("shutdown-timeout") and drain_seconds else {}
+    wanted = {"shutdown-timeout": int(drain_seconds) or None, "disable-access-log-for-endpoints": "/health,/metrics"}
+    return {name: value for name, value in wanted.items() if value is not None and known and known.find(name)}
 
 
 def own_template(instance: Mapping[str, Any]) -> bool:

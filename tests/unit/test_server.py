@@ -53,7 +53,28 @@ STATES = [
     ({"host": "10.0.0.1"}, seen(ports=holder("10.0.0.2")), None),
     ({}, seen(ports=holder("127.0.0.1", "vllm@coder.service")), None),
     ({}, seen(ports=holder("127.0.0.1", "vllm@other.service")), "is taken by"),
+    ({}, seen(ports=holder("127.0.0.1", "ollama.service")), "Write vllm_replace_ollama: true"),
 ]
+GPU = {"gpu": 0, "pid": 9, "process": "ollama", "memory": 20 << 30, "unit": "ollama.service"}
+HOLDERS = [
+    # the instance                     who holds the GPU 0                   replace  the refusal, or none
+    ({}, GPU, False, "20 GiB of the GPU 0 of gpu1 are held by ollama (pid 9, ollama.service). Write vllm_replace_ollama: true"),
+    ({}, GPU, True, None),
+    ({}, {**GPU, "unit": "train.service"}, True, "Stop that program, name other GPUs"),
+    ({}, {**GPU, "unit": "train.service", "memory": 90 << 20}, False, None),  # a desktop, or a monitor
+    ({}, {**GPU, "gpu": 1}, False, None),
+    ({}, {**GPU, "unit": "vllm@coder.service"}, False, None),
+    ({"gpu_memory_utilization": 0.4}, {**GPU, "unit": "train.service"}, False, None),  # it was told what to take
+]
+
+
+@pytest.mark.parametrize(("keys", "who", "replace", "words"), HOLDERS)
+def test_who_holds_a_gpu_is_named(keys, who, replace, words):
+    instance = instances([[{"name": "coder", "model": "/srv/coder", "gpus": [0], **keys}]], track("cu13-py312"))
+    observed = {**seen(), "gpus": {"nvidia": {"holders": [who]}}}
+    found = [str(refused) for refused in problems("gpu1", instance, observed, {**LAYOUT, "replace_ollama": replace}, 6)]
+    assert bool(found) == bool(words), found
+    assert words is None or words in found[0]
 
 
 @pytest.mark.parametrize(("keys", "observed", "words"), STATES)

@@ -50,8 +50,8 @@ def make(server, name, config, variables):
     own = {"OWNMETAL_READY_URL": f"http://127.0.0.1:{(config or CONFIG).get('port', 8100)}", "OWNMETAL_READY_MODEL": name}
     words = "\n".join(f"{key}={value}" for key, value in {**VARIABLES, **own, **variables}.items())
     # JSON is YAML; the model is the one of micro, unless the case names another
-    text = json.dumps({"model": "/var/lib/vllm/micro/current/model", "served-model-name": [name], **CONFIG, **(config or {})}, indent=0)
-    text = "\n".join(line.rstrip(",") for line in text.splitlines()[1:-1])
+    keys = {"model": "/var/lib/vllm/micro/current/model", "served-model-name": [name], **CONFIG, **(config or {})}
+    text = "\n".join(f"{key}: {json.dumps(value)}" for key, value in keys.items())
     drop_in = DROP_INS.get(name)
     script = [
         f"mkdir -p {release} /etc/systemd/system/vllm@{name}.service.d && ln -sfn {environment} {release}/environment",
