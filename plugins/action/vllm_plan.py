@@ -22,7 +22,8 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import sour
 from ansible_collections.ownmetal.codex.plugins.module_utils.resolver import Codex, Spec, Verdict, resolve
 
 NEEDED = frozenset({"server", "track"})
-WANTED = NEEDED | {"tracks", "python", "python_source", "instances", "instances_group", "instances_host", "codex", "firewall", "allowed_sources"}
+WANTED = NEEDED | {"tracks", "python", "python_source", "codex", "firewall", "allowed_sources"}
+WANTED |= {"instances", "instances_group", "instances_host"}
 OPTIONS = frozenset({"spec", "observed", "layout", "free_space_gib"})
 
 
