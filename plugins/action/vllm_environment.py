@@ -1,0 +1,20 @@
+# Copyright: (c) 2026, the ownmetal.codex authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Run ownmetal.codex.vllm_environment as a job of the host, and show how far it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.ownmetal.codex.plugins.plugin_utils.watched import WatchedAction
+
+
+class ActionModule(WatchedAction):
+    """See the module of that name for its documentation."""
+
+    module = "ownmetal.codex.vllm_environment"
+
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
+        """Return the module's result; what holds a token is registered and not shown, while an error is."""
+        result = super().run(tmp, task_vars)
+        return {**result, "_ansible_no_log": True} if result.get("source") else result
