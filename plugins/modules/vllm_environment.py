@@ -61,6 +61,10 @@ options:
         description: The directory of models, which the same server serves.
         type: path
         required: true
+  pack:
+    description: On the pool host, to have the environment packed and nothing else.
+    type: bool
+    default: false
   source:
     description: Where to take the environment from, as JSON text; RV(source) of the pool host, with address added. It holds a token.
     type: str
@@ -117,10 +121,11 @@ def main() -> None:
             "space_gib": {"type": "float", "default": 0.0},
             "pool": {"type": "path", "required": True},
             "share": {"type": "dict", "options": share},
+            "pack": {"type": "bool", "default": False},
             "source": {"type": "str", "no_log": True},
             "progress_file": {"type": "path"},
         },
-        mutually_exclusive=[("share", "source")],
+        mutually_exclusive=[("share", "source", "pack")],
         supports_check_mode=True,
     )
     options = module.params
@@ -138,17 +143,20 @@ def main() -> None:
     result = {}
     try:
         if module.check_mode:
-            there = pool.packed(options["pool"], record["id"]) if options["share"] else not damage(site.final(record["id"]))
+            there = (
+                pool.packed(options["pool"], record["id"]) if options["share"] or options["pack"] else not damage(site.final(record["id"]))
+            )
             module.exit_json(changed=not there, source={})
         with alone("vllm-environments", progress):
-            if options["share"]:
+            if options["share"] or options["pack"]:
                 changed = not pool.packed(options["pool"], record["id"])
                 found = pool.provide(record, site, options["pool"], progress)
+            if options["share"]:
                 path = f"environments/{found['file']}"
                 roots = {"environments": f"{options['pool']}/environments", "models": options["share"]["models"]}
                 opened = pool.share(roots, options["share"]["port"], [path])
                 result = {"source": {**found, **opened, "path": path}}
-            else:
+            elif not options["pack"]:
                 changed = bool(damage(site.final(record["id"])))
                 if changed:
                     pool.ensure(record, site, options["pool"], source, progress)
