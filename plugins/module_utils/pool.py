@@ -294,6 +294,7 @@ def unpack(name: str, blocks: Iterable[bytes], total: int, size: int, site: Site
     if wrong:
         environment_manifest.remove(part)
         raise Refused("vllm_directory", f"{name} could not be unpacked: {wrong}.", "Nothing was half-installed. Run it again.")
+    os.chmod(part, 0o555)  # all that is in it came so
     finish(site, name)
 
 

@@ -1,0 +1,144 @@
+"""Two servers, one pool: what comes over the uplink comes once, and the second server needs no way out.
+
+Everything is built and taken at a place of its own, so that the instances that run are left alone.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+HOME = "/srv/pool-test"
+PLACES = {"vllm_directory": HOME, "vllm_cache_directory": f"{HOME}/cache", "vllm_pool_directory": f"{HOME}/pool"}
+INSTALL = ("--tags", "vllm_install")
+PORT = 8765
+TABLE = f"pool_test_{os.getpid()}"
+
+
+@pytest.fixture(scope="module")
+def addresses():
+    listing = subprocess.run([sys.executable, "-m", "lab", "list", "--json"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {host["name"]: host["address"] for host in json.loads(listing)}
+
+
+@pytest.fixture(scope="module")
+def uplink(addresses):
+    """Count what this machine forwards to each host: hosts reach one another over the lab's bridge, where nothing is forwarded."""
+    names = [name for name in addresses if name.startswith("server")]
+    rules = "".join(f"counter {name} {{}}\n" for name in names)
+    rules += "chain count { type filter hook forward priority -200; policy accept;\n"
+    rules += "".join(f"ip daddr {addresses[name]} counter name {name}\n" for name in names)
+    subprocess.run(["nft", "-f", "-"], input=f"table inet {TABLE} {{\n{rules}}}\n}}\n", text=True, check=True)
+
+    def read():
+        said = subprocess.run(["nft", "-j", "list", "counters", "table", "inet", TABLE], capture_output=True, text=True, check=True).stdout
+        return {row["counter"]["name"]: row["counter"]["bytes"] for row in json.loads(said)["nftables"] if "counter" in row}
+
+    yield read
+    subprocess.run(["nft", "delete", "table", "inet", TABLE], check=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gone_afterwards(server, server2):
+    yield
+    for host in (server, server2):
+        host.run(f"rm -rf {HOME}")
+
+
+@pytest.fixture(scope="module")
+def fetched(playbook, uplink):
+    """Both servers have what they need, from nothing: return what each of them got over the uplink."""
+    before = uplink()
+    code, said = playbook("gpu_servers", *INSTALL, **PLACES)
+    assert code == 0, said[-3000:]
+    return {name: count - before[name] for name, count in uplink().items()}
+
+
+def environments(host):
+    return sorted(host.check_output(f"ls -A {HOME}/environments").split())
+
+
+def test_each_byte_comes_once(fetched, server, server2):
+    ratio = sum(fetched.values()) / fetched["server1"]
+    print(f"\nuplink bytes: server1 {fetched['server1']:,}, server2 {fetched['server2']:,}; both against one: {ratio:.4f}")
+    assert fetched["server1"] > 50e6
+    assert ratio <= 1.05
+    assert environments(server) == environments(server2)
+    assert len(environments(server)) == 1
+
+
+def test_what_was_taken_is_what_was_built(fetched, server, server2):
+    """Every byte: the manifests are equal, and the second server's files are what its manifest says."""
+    name = environments(server)[0]
+    manifest = f"{HOME}/environments/{name}/ownmetal-manifest.json"
+    assert server.check_output(f"sha256sum {manifest}") == server2.check_output(f"sha256sum {manifest}")
+    assert server2.check_output(f"find {HOME}/environments/{name} ! -type l -perm /222 | wc -l") == "0"
+    assert server2.check_output(f"find {HOME}/environments/{name} -name '*.pyc' | wc -l") != "0"
+    assert "0.32.0" in server2.check_output(f"VLLM_NO_USAGE_STATS=1 {HOME}/environments/{name}/bin/vllm --version")
+    assert not server2.file(f"{HOME}/uv").exists
+
+
+def test_a_second_run_does_nothing(fetched, playbook):
+    _code, said = playbook("gpu_servers", *INSTALL, **PLACES)
+    assert "Have the pool host build" not in said.replace("skipping", "") or "changed: [server2 -> server1" not in said
+    assert "taking it from the pool" not in said
+
+
+@pytest.fixture
+def emptied(fetched, server2):
+    """The second server, without the environment and without a way out."""
+    server2.check_output(f"rm -rf {HOME}/environments")
+    route = server2.check_output("ip route show default")
+    server2.check_output("ip route del default")
+    yield server2
+    server2.check_output(f"ip route add {route}")
+
+
+def test_a_server_without_a_way_out_alone(emptied, playbook, uplink):
+    before = uplink()["server2"]
+    code, said = playbook("gpu_servers", *INSTALL, "--limit", "server2", **PLACES)
+    assert code == 0, said[-3000:]
+    assert len(environments(emptied)) == 1
+    assert uplink()["server2"] - before == 0
+
+
+def test_a_server_that_does_not_reach_the_pool_says_what_to_open(emptied, playbook, addresses):
+    pool = addresses["server1"]
+    emptied.check_output(f"ip route add prohibit {pool}")
+    try:
+        code, said = playbook("gpu_servers", *INSTALL, "--limit", "server2", **PLACES)
+    finally:
+        emptied.check_output(f"ip route del prohibit {pool}")
+    assert code != 0
+    assert f"Let it reach TCP port {PORT} of {pool}" in said
+    assert emptied.check_output(f"ls -A {HOME}/environments") == ""
+
+
+def test_a_pool_host_that_is_away_is_named(emptied, playbook):
+    code, said = playbook("gpu_servers", *INSTALL, "--limit", "server2", vllm_pool_host="server9", **PLACES)
+    assert code != 0
+    assert "vllm_pool_host" in said
+
+
+def test_check_mode_takes_nothing(emptied, playbook):
+    code, said = playbook("gpu_servers", *INSTALL, "--check", "--limit", "server2", **PLACES)
+    assert code == 0, said[-3000:]
+    assert not emptied.file(f"{HOME}/environments").exists
+
+
+def test_the_token_is_not_shown(emptied, playbook):
+    code, said = playbook("gpu_servers", *INSTALL, "--limit", "server2", "-vvv", **PLACES)
+    assert code == 0, said[-3000:]
+    assert "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER" in said
+    assert '"token":' not in said
+    assert "'token':" not in said
+
+
+def test_the_pool_ends_by_itself_and_is_nobodys(fetched, server):
+    """It runs for some minutes after it was used; what it is then is unprivileged."""
+    show = server.check_output("systemctl show --property=DynamicUser,ProtectSystem,NoNewPrivileges ownmetal-pool.service").splitlines()
+    assert sorted(show) == ["DynamicUser=yes", "NoNewPrivileges=yes", "ProtectSystem=strict"]
+    assert "token" not in server.check_output("systemctl status --no-pager ownmetal-pool.service")
