@@ -53,11 +53,6 @@ def environments(instances: Sequence[Mapping[str, Any]], tracks: Any, python: Ma
     return environment.environments(instances, known_tracks(tracks), source(python))
 
 
-def lock_files(environments: Sequence[Mapping[str, str]], directory: str) -> list[dict[str, str]]:
-    """Return the tree's entries for the locks of environments."""
-    return [{"dest": f"{directory}/{one['id']}.txt", "content": one["lock"]} for one in environments]
-
-
 def new_warnings(hostvars: Mapping[str, Any], servers: Sequence[str], server: str) -> list[str]:
     """Return a server's warnings without those about tracks and Pythons that a server before it has too."""
     said = {name: sentences(((hostvars[name].get("__vllm_planned") or {}).get("plan") or {}).get("warnings") or []) for name in servers}
@@ -168,7 +163,6 @@ class FilterModule:
             "pythons": lambda versions, wanted: pythons.wanted(versions, source(wanted)),
             "track_python": track_python,
             "environments": environments,
-            "lock_files": lock_files,
             "new_warnings": new_warnings,
             "folder_digest": folder_digest,
             "models_missing": server_state.models_missing,

@@ -119,8 +119,9 @@ def installer(site: Site, interpreter: str, progress: Progress) -> str:
         return f"{home}/bin/uv"
     progress.say(f"installing uv {site.installer_version}")
     part = f"{site.directory}/uv/.{site.installer_version}.part"
-    if os.path.lexists(part):
-        environment_manifest.remove(part)
+    for stale in (part, home):
+        if os.path.lexists(stale):
+            environment_manifest.remove(stale)
     with tempfile.TemporaryDirectory() as folder:
         lock = f"{folder}/uv.txt"
         with open(lock, "w", encoding="utf-8") as stream:

@@ -16,6 +16,7 @@ import platform
 import secrets
 import shutil
 import ssl
+import stat
 import subprocess
 import sys
 import time
@@ -294,7 +295,7 @@ def unpack(name: str, blocks: Iterable[bytes], total: int, size: int, site: Site
     if wrong:
         environment_manifest.remove(part)
         raise Refused("vllm_directory", f"{name} could not be unpacked: {wrong}.", "Nothing was half-installed. Run it again.")
-    os.chmod(part, 0o555)  # all that is in it came so
+    os.chmod(part, stat.S_IMODE(os.stat(part).st_mode) & ~environment_manifest.WRITE)  # all that is in it came so
     finish(site, name)
 
 
