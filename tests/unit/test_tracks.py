@@ -7,7 +7,7 @@ import hashlib
 import pytest
 from ansible_collections.ownmetal.codex.plugins.filter.catalogue import new_warnings
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import catalogue, instances
-from ansible_collections.ownmetal.codex.plugins.module_utils.environment import environments
+from ansible_collections.ownmetal.codex.plugins.module_utils.environment import RECIPE, environments
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.own_tracks import known, lock_text
 from ansible_collections.ownmetal.codex.plugins.module_utils.planner import plan, report
@@ -251,7 +251,7 @@ def test_a_digest_is_of_what_is_installed():
     """Two servers that have the same lock, interpreter and machine have the same environment, whatever the comments say."""
     (one,) = environments([{"state": "present", "track": "cpu-py311"}], tracks(), PACKAGES)
     lines = [line.rstrip() for line in one["lock"].splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    digest = hashlib.sha256("\n".join(["1", "/usr/bin/python3.11", "x86_64", *lines]).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join([RECIPE, "/usr/bin/python3.11", "x86_64", *lines]).encode()).hexdigest()
     assert one["id"] == f"cpu-py311-{digest[:12]}"
 
 

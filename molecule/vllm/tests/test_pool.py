@@ -7,9 +7,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
-from conftest import ROOT
+from conftest import INVENTORY, ROOT
+
+from lab import testing
 
 HOME = "/srv/pool-test"
 PLACES = {"vllm_directory": HOME, "vllm_cache_directory": f"{HOME}/cache", "vllm_pool_directory": f"{HOME}/pool"}
@@ -49,12 +52,35 @@ def gone_afterwards(server, server2):
 
 
 @pytest.fixture(scope="module")
-def fetched(playbook, uplink):
-    """Both servers have what they need, from nothing: return what each of them got over the uplink."""
+def killed(server, uplink):
+    """A build that was killed on its host in the middle, with what the play said and what each server got over the uplink."""
     before = uplink()
+    words = testing.command("gpu_servers", INVENTORY, *INSTALL, **PLACES)
+    with subprocess.Popen(words, cwd=ROOT, env=testing.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as play:
+        end = time.monotonic() + 240
+        while server.run(f"ls {HOME}/environments/.*.part/lib/python3*/site-packages/torch").rc and time.monotonic() < end:
+            time.sleep(1)
+        server.check_output("pkill -9 -f AnsiballZ_vllm_environment")
+        time.sleep(1)
+        left = server.run(f"pgrep -af {HOME}/uv").stdout
+        said = " ".join(play.communicate()[0].split())
+    return {"left": left, "said": said, "code": play.returncode, "before": before}
+
+
+@pytest.fixture(scope="module")
+def fetched(killed, playbook, uplink):
+    """Both servers have what they need, from nothing: return what each of them got over the uplink."""
+    before = killed["before"]
     code, said = playbook("gpu_servers", *INSTALL, **PLACES)
     assert code == 0, said[-3000:]
     return {name: count - before[name] for name, count in uplink().items()}
+
+
+def test_a_killed_build_leaves_no_half_environment_and_no_process(killed, server):
+    assert killed["code"] != 0
+    assert "was ended from outside" in killed["said"]
+    assert killed["left"] == ""
+    assert server.check_output(f"ls {HOME}/environments") == ""
 
 
 def environments(host):
