@@ -29,11 +29,12 @@ def addresses():
 
 @pytest.fixture(scope="module")
 def uplink(addresses):
-    """Count what this machine forwards to each host: hosts reach one another over the lab's bridge, where nothing is forwarded."""
+    """Count what this machine forwards to each host from elsewhere than its neighbours."""
+    bridged = ", ".join(addresses.values())
     names = [name for name in addresses if name.startswith("server")]
     rules = "".join(f"counter {name} {{}}\n" for name in names)
     rules += "chain count { type filter hook forward priority -200; policy accept;\n"
-    rules += "".join(f"ip daddr {addresses[name]} counter name {name}\n" for name in names)
+    rules += "".join(f"ip saddr != {{ {bridged} }} ip daddr {addresses[name]} counter name {name}\n" for name in names)
     subprocess.run(["nft", "-f", "-"], input=f"table inet {TABLE} {{\n{rules}}}\n}}\n", text=True, check=True)
 
     def read():
@@ -80,7 +81,8 @@ def test_a_killed_build_leaves_no_half_environment_and_no_process(killed, server
     assert killed["code"] != 0
     assert "was ended from outside" in killed["said"]
     assert killed["left"] == ""
-    assert server.check_output(f"ls {HOME}/environments") == ""
+    # the second server's run failed with the job that it waited for; the first one's own, after it, has cleared and built
+    assert server.run(f"ls -d {HOME}/environments/.*.part").rc != 0
 
 
 def environments(host):
@@ -113,14 +115,19 @@ def test_a_second_run_does_nothing(fetched, playbook):
     assert "taking it from the pool" not in said
 
 
+def route(*words):
+    """Change the second server's routes: from outside, for it may not do so itself."""
+    subprocess.run([sys.executable, "-m", "lab", "exec", "server2", "ip", "route", *words], cwd=ROOT, check=True)
+
+
 @pytest.fixture
 def emptied(fetched, server2):
     """The second server, without the environment and without a way out."""
     server2.check_output(f"rm -rf {HOME}/environments")
-    route = server2.check_output("ip route show default")
-    server2.check_output("ip route del default")
+    default = server2.check_output("ip route show default").split()
+    route("del", "default")
     yield server2
-    server2.check_output(f"ip route add {route}")
+    route("add", *default)
 
 
 def test_a_server_without_a_way_out_alone(emptied, playbook, uplink):
@@ -133,11 +140,11 @@ def test_a_server_without_a_way_out_alone(emptied, playbook, uplink):
 
 def test_a_server_that_does_not_reach_the_pool_says_what_to_open(emptied, playbook, addresses):
     pool = addresses["server1"]
-    emptied.check_output(f"ip route add prohibit {pool}")
+    route("add", "prohibit", pool)
     try:
         code, said = playbook("gpu_servers", *INSTALL, "--limit", "server2", **PLACES)
     finally:
-        emptied.check_output(f"ip route del prohibit {pool}")
+        route("del", "prohibit", pool)
     assert code != 0
     assert f"Let it reach TCP port {PORT} of {pool}" in said
     assert emptied.check_output(f"ls -A {HOME}/environments") == ""
@@ -168,3 +175,29 @@ def test_the_pool_ends_by_itself_and_is_nobodys(fetched, server):
     show = server.check_output("systemctl show --property=DynamicUser,ProtectSystem,NoNewPrivileges ownmetal-pool.service").splitlines()
     assert sorted(show) == ["DynamicUser=yes", "NoNewPrivileges=yes", "ProtectSystem=strict"]
     assert "token" not in server.check_output("systemctl status --no-pager ownmetal-pool.service")
+
+
+def carry(path):
+    """Take a file from the first server to the second, as on a disk."""
+    lab = [sys.executable, "-m", "lab", "exec"]
+    with subprocess.Popen([*lab, "server1", "cat", path], cwd=ROOT, stdout=subprocess.PIPE) as reader:
+        subprocess.run([*lab, "server2", "tee", path], cwd=ROOT, stdin=reader.stdout, stdout=subprocess.DEVNULL, check=True)
+    assert reader.returncode == 0
+
+
+def test_a_bundle_fills_a_pool_that_has_no_way_out(emptied, playbook, uplink):
+    archive = f"{HOME}/bundle.tar"
+    code, said = playbook("bundle", bundle_file=archive, **PLACES)
+    assert code == 0, said[-3000:]
+    carry(archive)
+    alone = {**PLACES, "vllm_pool_host": "server2", "bundle_file": archive}
+    before = uplink()["server2"]
+    code, said = playbook("unbundle", "--limit", "server2", **alone)
+    assert code == 0, said[-3000:]
+    code, said = playbook("gpu_servers", *INSTALL, "--limit", "server2", **alone)
+    assert code == 0, said[-3000:]
+    assert len(environments(emptied)) == 1
+    assert uplink()["server2"] - before == 0
+    assert emptied.file(f"{HOME}/uv").exists
+    _code, said = playbook("unbundle", "--limit", "server2", **alone)
+    assert "changed=1" not in said.split("PLAY RECAP")[1] or "environments/" in said
