@@ -150,12 +150,16 @@ def _place_all(root: str, final: str, aside: str) -> Iterator[str]:
     names = sorted(os.listdir(aside), key=lambda name: name.endswith(".json")) if os.path.isdir(aside) else []
     for name in names:
         target = f"{final}/{name}"
-        if root != "environments" and os.path.lexists(target):
-            continue  # under its name it is the same
+        if os.path.lexists(target) and (root != "environments" or _same(target, f"{aside}/{name}")):
+            continue  # a model or a release of the installer is the same under its name; an archive may have been packed anew
         if root == "models":
             environment_manifest.freeze(f"{aside}/{name}")
         os.rename(f"{aside}/{name}", target)
         yield f"{root}/{name}"
+
+
+def _same(one: str, other: str) -> bool:
+    return os.path.getsize(one) == os.path.getsize(other) and environment_manifest.sha256(one) == environment_manifest.sha256(other)
 
 
 def _named(name: str, roots: Roots) -> bool:

@@ -59,6 +59,8 @@ def test_what_is_packed_arrives_and_a_second_time_changes_nothing(archive, tmp_p
     assert new == [f"environments/{NAME}.json", f"environments/{NAME}.tar.gz", "models/abc", "uv/1.0"]
     carried = [*new[:2], "models/abc/.manifest.json", "models/abc/config.json", "uv/1.0/bin/uv"]
     assert files(there) == carried
+    assert bundle.read(str(archive), there, Progress()) == []
+    assert files(there) == carried
     assert os.access(f"{there['uv']}/1.0/bin/uv", os.X_OK)
     assert os.stat(f"{there['models']}/abc").st_mode & 0o222 == 0
 
