@@ -25,7 +25,7 @@ from typing import IO, Any, Callable, Optional
 from .errors import Refused
 from .progress import Progress
 
-TRIES = 6  # in a row that bring less than ENOUGH
+TRIES = 8  # in a row that bring less than ENOUGH
 ENOUGH = 1 << 20  # bytes
 SLOWEST = 100  # bytes a second; what is slower for a whole stall limit stands still
 PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before the second try; doubled each time

@@ -13,7 +13,8 @@ from ansible_collections.ownmetal.codex.plugins.module_utils import download as 
 from ansible_collections.ownmetal.codex.plugins.module_utils.download import HttpRefused, Source, download, read
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.progress import Progress
-from bad_server import BadServer
+
+from lab.model_hub import Server
 
 BODY = os.urandom(3_000_000)
 SIZE = len(BODY)
@@ -37,7 +38,7 @@ def server(monkeypatch):
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    server = BadServer({"/f": BODY})
+    server = Server({"/f": BODY})
     yield server
     server.close()
 
@@ -76,7 +77,7 @@ def test_what_another_try_mends(server, get, tmp_path, faults):
 
 
 REFUSED = {
-    "cut for ever": ([("cut", 1000)] * 50, {}, "the connection was cut, 6 times in a row", None),
+    "cut for ever": ([("cut", 1000)] * 50, {}, "the connection was cut, 8 times in a row", None),
     "stalled for ever": ([("stall", 0)] * 50, {"stall": 0.1}, "stalled", None),
     "no key": ([401], {}, "401", 401),
     "forbidden": ([403], {}, "403", 403),
@@ -101,7 +102,7 @@ def test_what_no_try_mends(server, get, tmp_path, faults, asked, words, status):
 
 
 def test_what_came_is_kept_for_the_next_run(server, get):
-    server.faults["/f?secret=1"] = [("cut", 1_500_000), *[("cut", 0)] * 6]
+    server.faults["/f?secret=1"] = [("cut", 1_500_000), *[("cut", 0)] * 8]
     with pytest.raises(Refused, match="what came is kept"):
         get()
     assert get() == SHA
@@ -163,7 +164,7 @@ def test_a_killed_download_goes_on(server, tmp_path):
 
 
 def test_a_token_stays_with_its_own_host(server, tmp_path):
-    elsewhere = BadServer({"/blob": BODY})
+    elsewhere = Server({"/blob": BODY})
     server.headers_for[302] = {"Location": f"{elsewhere.url}/blob"}
     server.faults["/f"] = [302]
     source = Source(f"{server.url}/f", {"Authorization": "Bearer geheim"})
@@ -190,9 +191,7 @@ def certificate(tmp_path):
 
 def test_a_pinned_server_is_told_from_another(server, tmp_path, certificate):
     key, cert, fingerprint = certificate
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.use_tls(cert, key)
     url = server.url.replace("http:", "https:") + "/f"
     dest, headers = str(tmp_path / "f"), {"Authorization": "Bearer geheim"}
     for source in (Source(url, headers), Source(url, headers, "0" * 64)):
