@@ -26,7 +26,10 @@ class ActionModule(WatchedAction):
         # what only looks is a job too, in check mode as well: a token is handed to running jobs alone
         if self._task.args.get("state", "present") != "present":
             self._task.check_mode = False
-        return super().run(tmp, task_vars)
+        result = super().run(tmp, task_vars)
+        if "source" in result:  # it holds a token: kept for the next task, and not printed
+            result["_ansible_no_log"] = True
+        return result
 
     def _begin(self, arguments: Mapping[str, Any], task_vars: Any) -> str:
         tokens = self._tokens(task_vars)

@@ -14,6 +14,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.ownmetal.codex.plugins.module_utils import firewall, server_state
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import VARIABLES
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import ManyRefused, Refused
+from ansible_collections.ownmetal.codex.plugins.module_utils.folder_digest import archive_kind
 from ansible_collections.ownmetal.codex.plugins.module_utils.host_rules import Host
 from ansible_collections.ownmetal.codex.plugins.module_utils.model_folder import read_folder
 from ansible_collections.ownmetal.codex.plugins.module_utils.own_tracks import known as known_tracks
@@ -24,7 +25,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.resolver import Cod
 NEEDED = frozenset({"server", "track"})
 WANTED = NEEDED | {"tracks", "python", "python_source", "codex", "firewall", "allowed_sources"}
 WANTED |= {"instances", "instances_group", "instances_host"}
-OPTIONS = frozenset({"spec", "observed", "layout", "free_space_gib"})
+OPTIONS = frozenset({"spec", "observed", "layout", "free_space_gib", "hub"})
 
 
 class ActionModule(ActionBase):
@@ -54,8 +55,10 @@ class ActionModule(ActionBase):
             found = plan(spec, Verdict(refused.refusals if isinstance(refused, ManyRefused) else [refused]))
         else:
             space = float(args.get("free_space_gib") or 0)
+            # what ownmetal.codex.vllm_model said of models that are still to be fetched goes with what was seen of the host
+            observed = args["observed"] | {"hub": args.get("hub") or {}} if args.get("observed") else None
             guard = Guard(str(wanted.get("firewall", firewall.NONE)), wanted.get("allowed_sources", []))
-            found = plan_of(dataclasses.replace(spec, **own), guard, args.get("observed"), args.get("layout"), space)
+            found = plan_of(dataclasses.replace(spec, **own), guard, observed, args.get("layout"), space)
         return {"changed": False, "ok": found["ok"], "plan": found, "report": report(found), "refused": "\n".join(refused_lines(found))}
 
 
@@ -80,13 +83,19 @@ def plan_of(
     if verdict.refusals:
         return plan(spec, verdict)
     entries = [subject.entry for subject in verdict.subjects]
-    models = {entry["name"]: read_folder(entry["model_source"]) for entry in entries if entry["model_source"]}
+    # what is in an archive is seen when it is unpacked
+    folders = [entry for entry in entries if entry["model_source"] and not archive_kind(entry["model_source"])]
+    models = {entry["name"]: read_folder(entry["model_source"]) for entry in folders}
     exposed = firewall.problems(entries, guard.sources, guard.kind)
     if observed is None:
         return plan(spec, resolve(spec, None, models), None, exposed)
     # a first look, for a track to choose by, sees no models
     models |= {entry["name"]: observed["models"].get(entry["model"]) or {} for entry in entries if entry["model"]}
-    obstacles = server_state.problems(spec.server, verdict.instances, observed, layout, space_gib) if layout else []
+    if layout:
+        gone = [entry for entry in entries if not entry["model"] and entry not in folders]
+        models |= {entry["name"]: server_state.fetched(entry, observed, layout) for entry in gone}
+    obstacles = [Refused(row["where"], row["why"], row["instead"]) for row in observed.get("hub", {}).get("refused", [])]
+    obstacles += server_state.problems(spec.server, verdict.instances, observed, layout, space_gib) if layout else []
     if layout:
         firewalld = observed["units"].get("firewalld.service") or {}
         obstacles += firewall.host_problems(spec.server, guard.kind, firewalld.get("ActiveState"))

@@ -166,6 +166,8 @@ class FilterModule:
             "new_warnings": new_warnings,
             "folder_digest": folder_digest,
             "models_missing": server_state.models_missing,
+            "hub_models": server_state.hub_models,
+            "models_to_see": server_state.models_to_see,
             "journal_signatures": lambda _nothing: journal_signatures(),
             "instance_files": layout.instance_files,
             "new_releases": layout.new_releases,

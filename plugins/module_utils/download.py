@@ -44,6 +44,7 @@ class Source:
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     fingerprint: str = ""
+    tries: int = TRIES
 
     @property
     def shown(self) -> str:
@@ -109,8 +110,8 @@ def download(
             except _Passing as passing:
                 tries = 1 if part.length - began >= ENOUGH else tries + 1
                 pause = PAUSE if tries == 1 else pause
-                if tries >= TRIES:
-                    why = f"{passing}, {TRIES} times in a row, at {in_bytes(part.length)} of {in_bytes(size)}."
+                if tries >= source.tries:
+                    why = f"{passing}, {source.tries} times in a row, at {in_bytes(part.length)} of {in_bytes(size)}."
                     raise Refused(
                         source.shown, why, "Mend the network or try later: what came is kept, and the next run goes on."
                     ) from passing
@@ -123,7 +124,7 @@ def download(
 def read(source: Source, progress: Progress, stall_seconds: float = 60, limit: int = 64 << 20) -> tuple[bytes, Mapping[str, str]]:
     """Return a short answer whole (at most ``limit`` bytes) and its headers. Raises Refused."""
     pause = PAUSE
-    for attempt in range(1, TRIES + 1):
+    for attempt in range(1, source.tries + 1):
         try:
             with _open(source, {}, stall_seconds) as answer:
                 try:
@@ -134,8 +135,8 @@ def read(source: Source, progress: Progress, stall_seconds: float = 60, limit: i
                     raise Refused(source.shown, f"answers more than {in_bytes(limit)}.", "Is this the right address?")
                 return body, dict(answer.headers.items())
         except _Passing as passing:
-            if attempt == TRIES:
-                raise Refused(source.shown, f"{passing}, {TRIES} times in a row.", "Mend the network or try later.") from passing
+            if attempt == source.tries:
+                raise Refused(source.shown, f"{passing}, {source.tries} times in a row.", "Mend the network or try later.") from passing
             wait = max(pause, passing.after)
             progress.say(f"{source.shown}: {passing}; again in {wait:.0f} s")
         time.sleep(wait)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .download import HttpRefused, Source, read
+from .download import TRIES, HttpRefused, Source, read
 from .errors import Refused
 from .model_manifest import COMMIT, File, Manifest, checked
 from .progress import Progress
@@ -32,11 +32,12 @@ class Hub:
     url: str = HUB
     token: str = field(default="", repr=False)
     stall_seconds: float = 60
+    tries: int = TRIES
 
     def source(self, path: str) -> Source:
         """Return where something below the hub's address is."""
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        return Source(self.url.rstrip("/") + path, headers)
+        return Source(self.url.rstrip("/") + path, headers, tries=self.tries)
 
     def file(self, repository: str, revision: str, path: str) -> Source:
         """Return where a file of a revision is."""

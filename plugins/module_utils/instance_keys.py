@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from .chat_templates import names as chat_templates
+from .model_manifest import COMMIT, REPOSITORY
 from .networks import is_sources
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -93,7 +94,15 @@ KEYS: dict[str, Key] = {
     "state": Key(lambda value: value in ("present", "absent"), "present or absent", "present", flag=False),
     "track": Key(is_text, "the name of a track", flag=False),
     "model": Key(_path, "the path of a folder on the server, starting with /", flag=False),
-    "model_source": Key(_path, "the path of a folder on the controller, starting with /", flag=False),
+    "model_source": Key(_path, "the path of a folder or archive on the controller, starting with /", flag=False),
+    "model_repository": Key(
+        lambda value: is_text(value) and bool(REPOSITORY.fullmatch(value)), "a repository of the hub, organisation/name", flag=False
+    ),
+    "model_revision": Key(
+        lambda value: isinstance(value, str) and bool(COMMIT.fullmatch(value)), "the 40 digits of a commit, in quotes", flag=False
+    ),
+    "model_files": Key(_names, "a list of patterns, such as ['*.json', '!*.gguf']", flag=False),
+    "model_manifest": Key(_path, "the path of a manifest on the controller, starting with /", flag=False),
     "served_model_name": Key(_names, "a list of names", flag=True),
     "host": Key(_host, "an address or a name", "127.0.0.1"),
     "allowed_sources": Key(is_sources, "a list of addresses and networks, such as [192.0.2.0/24]", flag=False),

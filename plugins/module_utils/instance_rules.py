@@ -33,6 +33,8 @@ SECRET_FLAGS = {
     "api-key": ("would be seen in the process list.", "Set vllm_api_key instead."),
     "hf-token": ("would stand in a file that everyone on the server can read.", "Write environment: {HF_TOKEN: ...} instead."),
 }
+MODEL_KEYS = ("model", "model_source", "model_repository", "model_revision", "model_files", "model_manifest")
+COMMIT_LIKE = re.compile(r"[0-9a-fA-F]{7,}")
 RANKS = ("pipeline-parallel-size", "data-parallel-size", "prefill-context-parallel-size", "nnodes")
 MOST_RANKS = 1024
 HIDDEN = tuple(f"/{name}/" for name in ("home", "root", "tmp", "var/tmp"))  # by ProtectHome and PrivateTmp of the unit
@@ -72,12 +74,13 @@ def _keys(entry: Mapping[str, Any], known: Optional[Flags]) -> Iterator[Refused]
         elif not KEYS[key].check(value):
             # a mapping may hold a token
             shown = "what it is" if KEYS[key].check is is_mapping else repr(value)
-            yield Refused(_where(entry, key), f"cannot be {shown}.", f"Write {KEYS[key].kind}.", _of_kind(name, key, value))
+            instead = _find_commit(entry) if key == "model_revision" else ""
+            yield Refused(_where(entry, key), f"cannot be {shown}.", f"Write {KEYS[key].kind}.{instead}", _of_kind(name, key, value))
 
 
 def _of_kind(name: str, key: str, value: Any) -> Optional[dict[str, Any]]:
     """Return the proposal for a value of another kind: the number that a text holds, else what no one has to write."""
-    if key in ("name", "model", "model_source"):
+    if key == "name" or key in MODEL_KEYS:
         return None
     number = int(value) if isinstance(value, str) and value.isdecimal() else None
     return change(name, **{key: number if number is not None and KEYS[key].check(number) else None})
@@ -107,11 +110,38 @@ def _unknown_key(entry: Mapping[str, Any], key: str, value: Any, known: Optional
     )
 
 
+def _find_commit(entry: Mapping[str, Any]) -> str:
+    """Return the words that name the command which finds a branch's commit."""
+    repository = entry.get("model_repository")
+    if not repository or not KEYS["model_repository"].check(repository):
+        return ""
+    branch = str(entry.get("model_revision") or "main")
+    safe = branch if re.fullmatch(r"[\w./-]+", branch) and not COMMIT_LIKE.fullmatch(branch) else "main"
+    return f" `ansible-playbook playbooks/lock_model.yml -e repository={repository} -e revision={safe}` finds it."
+
+
 def _model(entry: Mapping[str, Any], *_: Any) -> Iterator[Refused]:
-    if bool(entry.get("model")) == bool(entry.get("model_source")):
-        why = "has both model and model_source." if entry.get("model") else "has no model."
-        instead = "Write model: /path/of/a/folder/on/the/server, or model_source: /path/of/a/folder/on/the/controller, one of the two."
-        yield Refused(_where(entry), why, instead, change(entry["name"], model_source=None) if entry.get("model") else None)
+    ways = [key for key in ("model", "model_source", "model_repository") if entry.get(key)]
+    if len(ways) > 1:
+        instead = f"Write model: /path/of/a/folder/on/the/server, or another of {', '.join(ways)}, one alone."
+        without: dict[str, Any] = dict.fromkeys(ways[1:])
+        if "model_repository" in without:
+            without |= {key: None for key in ("model_revision", "model_files", "model_manifest") if entry.get(key)}
+        yield Refused(_where(entry), f"has both {' and '.join(ways[:2])}.", instead, change(entry["name"], **without))
+    elif not ways:
+        instead = (
+            "Write model: /path/of/a/folder/on/the/server, model_source: /path/of/a/folder/or/archive/on/the/controller, "
+            "or model_repository: organisation/name with its model_revision."
+        )
+        yield Refused(_where(entry), "has no model.", instead)
+    elif ways == ["model_repository"] and not entry.get("model_revision"):
+        why = "names no model_revision, and what a branch holds changes without a word."
+        yield Refused(_where(entry, "model_repository"), why, f"Pin a commit, its 40 digits.{_find_commit(entry)}")
+    elif ways != ["model_repository"]:
+        stray = [key for key in ("model_revision", "model_files", "model_manifest") if entry.get(key)]
+        if stray:
+            why = f"is for a model_repository, and this instance has {ways[0]}."
+            yield Refused(_where(entry, stray[0]), why, "Remove it.", change(entry["name"], **dict.fromkeys(stray)))
 
 
 def _paths(entry: Mapping[str, Any], *_: Any) -> Iterator[Refused]:
@@ -145,9 +175,14 @@ def _tool_calling(entry: Mapping[str, Any], track: Track, _: Optional[Flags]) ->
         yield Refused(_where(entry, "enable_auto_tool_choice"), why, f"Add {advice}.", change(entry["name"], **proposal))
 
 
+def model_name(entry: Mapping[str, Any]) -> str:
+    """Return what the inventory calls an instance's model: a path or a repository."""
+    return str(entry.get("model") or entry.get("model_source") or entry.get("model_repository") or "")
+
+
 def family_by_name(entry: Mapping[str, Any]) -> Optional[compatibility.Family]:
     """Return the model family that the model's path tells, None where it tells none."""
-    found = compatibility.family_of({}, str(entry.get("model") or entry.get("model_source") or ""), None)
+    found = compatibility.family_of({}, model_name(entry), None)
     return found.family if found else None
 
 

@@ -18,7 +18,8 @@ from typing import Any, Optional
 
 from .catalogue import local_url, own_template
 from .chat_templates import text as chat_template_text
-from .folder_digest import folder_digest
+from .folder_digest import source_digest
+from .model_manifest import model_id
 from .units import unit_name
 
 Layout = Mapping[str, Any]
@@ -26,10 +27,17 @@ CURRENT = "current"
 
 
 def model_path(instance: Mapping[str, Any], models: str) -> str:
-    """Return where an instance's model lies on its server: as given, or under the digest of what the controller has."""
+    """Return where an instance's model lies on its server: as given, or under a name that its content decides."""
     if instance["model"]:
         return str(instance["model"])
-    return f"{models}/{folder_digest(instance['model_source'])}"
+    if instance["model_repository"]:
+        return f"{models}/{hub_id(instance)}"
+    return f"{models}/{source_digest(instance['model_source'])}"
+
+
+def hub_id(instance: Mapping[str, Any]) -> str:
+    """Return the name of a hub model's folder."""
+    return model_id(instance["model_repository"], instance["model_revision"], instance["model_files"] or ())
 
 
 def home_path(name: str, layout: Layout) -> str:

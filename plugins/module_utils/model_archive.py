@@ -24,13 +24,7 @@ from .errors import Refused
 from .model_store import put
 from .progress import Progress, alone
 
-KINDS = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".zip")
 CHUNK = 1 << 20
-
-
-def is_archive(path: str) -> bool:
-    """Tell an archive from a folder by its name."""
-    return path.endswith(KINDS)
 
 
 def unpack(archive: str, kind: str, sha256: str, directory: str, model: str, where: str, progress: Progress) -> bool:

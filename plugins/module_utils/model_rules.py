@@ -20,7 +20,7 @@ from .errors import Refused
 from .flags import find as find_flags
 from .flags import number
 from .host_rules import Host, better_track, proposal
-from .instance_rules import CPU_SPACE, change, plugin
+from .instance_rules import CPU_SPACE, change, model_name, plugin
 from .model_shape import Shape, shape
 from .pythons import PACKAGES, Source
 from .tracks import Track
@@ -198,7 +198,7 @@ def subjects(
         understood = shape(folder["config"], _weight_bytes(folder)) if folder.get("config") else None
         others = frozenset(gpu for other in present if other is not entry for gpu in other["gpus"] or [])
         template = folder.get("chat_template") if entry["chat_template"] is None else None
-        family = compatibility.family_of(folder.get("config") or {}, str(entry["model"] or entry["model_source"]), template)
+        family = compatibility.family_of(folder.get("config") or {}, model_name(entry), template)
         usable = understood if understood and not understood.unknown else None
         if usable and usable.yarn_context and older(track.vllm, compatibility.feature("yarn_length_as_configured")):
             usable = dataclasses.replace(usable, max_context=usable.yarn_context, default_context=usable.yarn_context)
@@ -226,6 +226,8 @@ def _folder(subject: Subject) -> Iterator[Finding]:
     if problem:
         key, where = ("model", subject.server) if subject.entry["model"] else ("model_source", "the controller")
         instead = "Put the model's files there, or correct the path."
+        if subject.entry["model_repository"]:
+            key, where, instead = "model_repository", subject.server, "Take another revision, or look at model_files."
         yield True, subject.refused(key, f"{problem} (on {where}).", instead)
 
 

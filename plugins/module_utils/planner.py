@@ -11,6 +11,7 @@ import yaml
 
 from . import compatibility
 from .errors import Refused
+from .instance_rules import model_name
 from .memory import GIB
 from .model_rules import Subject
 from .resolver import Spec, Verdict
@@ -65,7 +66,7 @@ def _instance(subject: Subject) -> dict[str, Any]:
     return {
         "name": entry["name"],
         "track": entry["track"],
-        "model": entry["model"] or entry["model_source"],
+        "model": model_name(entry),
         "family": subject.family.family.name if subject.family else None,
         "served_model_name": entry["served_model_name"],
         "host": entry["host"],

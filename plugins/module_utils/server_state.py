@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Optional
 
 from .catalogue import EVERYWHERE, own_template
 from .chat_templates import names as chat_templates
 from .errors import Refused
+from .folder_digest import archive_digest, archive_kind, source_digest
 from .instance_rules import change
-from .layout import model_path
+from .layout import hub_id, model_path
+from .model_manifest import parse
 from .units import unit_name
 
 GIB = 1 << 30
@@ -102,10 +104,56 @@ def _in_the_way(where: str, why: str, instead: str, holder: Mapping[str, Any]) -
 
 
 def models_missing(instances: Sequence[Mapping[str, Any]], paths: Mapping[str, Any], layout: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the instances whose model comes from the controller and is not on the server yet, one for each model."""
-    missing = {
-        model_path(instance, layout["models"]): instance
-        for instance in instances
-        if instance["model_source"] and not paths[model_path(instance, layout["models"])]["exists"]
-    }
+    """Return the models of the controller that are not on the server yet: source, id, kind (of an archive, or empty), sha256."""
+    missing = {}
+    for instance in instances:
+        path, source = model_path(instance, layout["models"]), instance["model_source"]
+        if source and not paths[path]["exists"]:
+            kind = archive_kind(source)
+            sha256 = archive_digest(source) if kind else ""
+            missing[path] = {"source": source, "id": source_digest(source), "kind": kind, "sha256": sha256}
     return list(missing.values())
+
+
+def hub_models(instances: Sequence[Mapping[str, Any]], paths: Mapping[str, Any], layout: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the models of the hub that are not on the server yet, as ownmetal.codex.vllm_model takes them."""
+    missing: dict[str, dict[str, Any]] = {}
+    for instance in instances:
+        path = model_path(instance, layout["models"]) if instance["model_repository"] else ""
+        if path and path not in missing and not paths[path]["exists"]:
+            missing[path] = {
+                "id": hub_id(instance),
+                "instance": instance["name"],
+                "repository": instance["model_repository"],
+                "revision": instance["model_revision"],
+                "files": instance["model_files"] or [],
+                "manifest": _manifest(instance),
+            }
+    return list(missing.values())
+
+
+def _manifest(instance: Mapping[str, Any]) -> Optional[str]:
+    path = instance["model_manifest"]
+    if not path:
+        return None
+    where = f"vllm_instances {instance['name']}: model_manifest"
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return parse(stream.read(), where).text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = f"{path} cannot be read: {error.strerror if isinstance(error, OSError) else 'it is not text'}."
+        raise Refused(where, why, "Write it with playbooks/lock_model.yml, or correct the path.") from error
+
+
+def models_to_see(instances: Sequence[Mapping[str, Any]], layout: Mapping[str, Any]) -> list[str]:
+    """Return the folders on the server whose models are judged: a folder of the controller is read there."""
+    kept = [one for one in instances if not one["model_source"] or archive_kind(one["model_source"])]
+    return list(dict.fromkeys(model_path(one, layout["models"]) for one in kept))
+
+
+def fetched(instance: Mapping[str, Any], observed: Mapping[str, Any], layout: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what was seen of a model that comes from elsewhere: of its folder, else of the hub; nothing when of neither."""
+    path = model_path(instance, layout["models"])
+    if observed["paths"].get(path, {}).get("exists"):
+        return observed["models"].get(path) or {}
+    return observed.get("hub", {}).get("seen", {}).get(path.rpartition("/")[2]) or {}

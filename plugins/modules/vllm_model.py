@@ -83,8 +83,8 @@ options:
     default: https://huggingface.co
   token_from:
     description:
-      - The name of the variable that holds the hub's token. The action hands it over by a pipe, when the job runs: it is never an
-        argument, and in no file.
+      - The name of the variable that holds the hub's token.
+      - The action hands the token over by a pipe when the job runs, so it is never an argument, and in no file.
     type: str
   pool:
     description: A neighbour that has the models already.
@@ -101,6 +101,18 @@ options:
   pool_token_from:
     description: As O(token_from), the name of the variable that holds the pool's token.
     type: str
+  share:
+    description: On the pool host, to open the models to one more server when they are there; the port, and the pool's directory.
+    type: dict
+    suboptions:
+      port:
+        description: The TCP port.
+        type: int
+        required: true
+      pool:
+        description: The pool's directory.
+        type: path
+        required: true
   stall_seconds:
     description: After how many seconds without bytes a download is tried again.
     type: float
@@ -134,14 +146,18 @@ fetched:
   type: list
   elements: str
   returned: success
+source:
+  description: Where the models can be taken from, C(port), C(fingerprint) and C(token); hidden from what is printed.
+  type: dict
+  returned: with O(share)
 seen:
   description: By model, what its small files say, as M(ownmetal.codex.tree) tells of C(models), and C(download_bytes).
   type: dict
   returned: with O(state=seen)
 refused:
-  description: With O(state=seen), sentences about models that cannot be had.
+  description: Models that cannot be had; C(where), C(why) and C(instead) of each.
   type: list
-  elements: str
+  elements: dict
   returned: with O(state=seen)
 commit:
   description: The commit that the revision names.
@@ -158,6 +174,7 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.ownmetal.codex.plugins.module_utils.download import TRIES
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.handed import receive
 from ansible_collections.ownmetal.codex.plugins.module_utils.hub import HUB, Hub
@@ -165,6 +182,13 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.model_archive impor
 from ansible_collections.ownmetal.codex.plugins.module_utils.model_manifest import parse
 from ansible_collections.ownmetal.codex.plugins.module_utils.model_store import Pool, Wanted, fetch, look
 from ansible_collections.ownmetal.codex.plugins.module_utils.progress import Progress
+
+try:
+    from ansible_collections.ownmetal.codex.plugins.module_utils.pool import share
+except ImportError:
+    share = None
+
+FEW_TRIES = 3
 
 
 def wanted(row: Mapping[str, Any]) -> Wanted:
@@ -180,14 +204,14 @@ def wanted(row: Mapping[str, Any]) -> Wanted:
 def seen(models: list[Wanted], hub: Hub, directory: str, progress: Progress) -> dict[str, Any]:
     """Return what the small files of models say, and what is refused."""
     found: dict[str, Any] = {}
-    refused: list[str] = []
+    refused: list[dict[str, str]] = []
     for model in models:
         if os.path.isdir(f"{directory}/{model.id}"):
             continue
         try:
             found[model.id] = look(model, hub, directory, progress)
         except Refused as problem:
-            refused.append(str(problem))
+            refused.append({"where": problem.where, "why": problem.why, "instead": problem.instead})
     return {"changed": False, "seen": found, "refused": refused}
 
 
@@ -212,6 +236,12 @@ def present(options: Mapping[str, Any], models: list[Wanted], hub: Hub, secrets:
     return fetched
 
 
+def opened_to_one_more(how: Mapping[str, Any], directory: str, models: list[Wanted]) -> dict[str, Any]:
+    """Let the pool's server give these models, and nothing else, to who gets the token that is returned."""
+    roots = {"environments": f"{how['pool']}/environments", "models": directory}
+    return share(roots, how["port"], [f"models/{model.id}/" for model in models])
+
+
 def main() -> None:
     """Run the module."""
     text = {"type": "str", "required": True}
@@ -233,6 +263,7 @@ def main() -> None:
             "token_from": {"type": "str", "no_log": False},
             "pool": {"type": "dict", "options": {"url": text, "fingerprint": {"type": "str", "default": ""}}},
             "pool_token_from": {"type": "str", "no_log": False},
+            "share": {"type": "dict", "options": {"port": {"type": "int", "required": True}, "pool": {"type": "path", "required": True}}},
             "stall_seconds": {"type": "float", "default": 60.0},
             "secrets_pipe": {"type": "path", "no_log": False},
             "progress_file": {"type": "path"},
@@ -241,10 +272,12 @@ def main() -> None:
     )
     options = module.params
     progress = Progress(options["progress_file"])
+    opened: dict[str, Any] = {}
     try:
         secrets = receive(options["secrets_pipe"]) if options["secrets_pipe"] else {}
         module.no_log_values.update(value for value in secrets.values() if value)
-        hub = Hub(options["hub_url"], secrets.get("token", ""), options["stall_seconds"])
+        tries = TRIES if options["state"] == "present" else FEW_TRIES  # who only looks is not kept waiting
+        hub = Hub(options["hub_url"], secrets.get("token", ""), options["stall_seconds"], tries)
         models = [wanted(row) for row in options["models"]]
         if options["state"] == "locked":
             module.exit_json(**locked(options["models"][0], hub, progress))
@@ -255,9 +288,11 @@ def main() -> None:
             fetched = [name for name in names if not os.path.isdir(f"{options['directory']}/{name}")]
         else:
             fetched = present(options, models, hub, secrets, progress)
+            if options["share"]:
+                opened.update(source=opened_to_one_more(options["share"], options["directory"], models))
     except Refused as refused:
         module.fail_json(msg=str(refused))
-    module.exit_json(changed=bool(fetched), fetched=fetched)
+    module.exit_json(changed=bool(fetched), fetched=fetched, **opened)
 
 
 if __name__ == "__main__":
