@@ -671,6 +671,38 @@ VALUES = [
     ),
     Case("no model", "has no model. Write model: /path", keys={"model": None}, proposal=None),
     Case("two models", "has both model and model_source.", keys={"model_source": "/x"}, proposal=keys(model_source=None)),
+    Case(
+        "two models, one of the hub",
+        "has both model and model_repository.",
+        keys={"model_repository": "acme/coder", "model_revision": "a" * 40},
+        proposal=keys(model_repository=None, model_revision=None),
+    ),
+    Case(
+        "a repository that is none",
+        "model_repository: cannot be 'coder'. Write a repository of the hub, organisation/name.",
+        keys={"model": None, "model_repository": "coder", "model_revision": "a" * 40},
+        proposal=None,
+    ),
+    Case(
+        "a branch for a revision",
+        "model_revision: cannot be 'main'. Write the 40 digits of a commit, in quotes. `ansible-playbook playbooks/lock_model.yml "
+        "-e repository=acme/coder -e revision=main` finds it.",
+        keys={"model": None, "model_repository": "acme/coder", "model_revision": "main"},
+        proposal=None,
+    ),
+    Case(
+        "no revision",
+        "model_repository: names no model_revision, and what a branch holds changes without a word. Pin a commit, its 40 digits. "
+        "`ansible-playbook playbooks/lock_model.yml -e repository=acme/coder",
+        keys={"model": None, "model_repository": "acme/coder"},
+        proposal=None,
+    ),
+    Case(
+        "a revision of a folder",
+        "model_revision: is for a model_repository, and this instance has model. Remove it.",
+        keys={"model_revision": "a" * 40},
+        proposal=keys(model_revision=None),
+    ),
     Case("a name in capitals", "name: cannot be 'Coder'. Write lower-case letters", keys={"name": "Coder"}, proposal=None),
     Case(
         "a key as a variable",
