@@ -17,6 +17,7 @@ import ssl
 import sys
 import threading
 import time
+import urllib.parse
 from typing import Any, Optional
 
 BLOCK = 1 << 20
@@ -108,7 +109,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         self.server.count(1)
         try:
-            path = self.path.lstrip("/")
+            path = urllib.parse.unquote(self.path).lstrip("/")
             file = self.server.files.find(path, allowed) if path else None
             if file:
                 self._send(file)

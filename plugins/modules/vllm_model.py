@@ -181,12 +181,8 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.hub import HUB, Hub
 from ansible_collections.ownmetal.codex.plugins.module_utils.model_archive import unpack
 from ansible_collections.ownmetal.codex.plugins.module_utils.model_manifest import parse
 from ansible_collections.ownmetal.codex.plugins.module_utils.model_store import Pool, Wanted, fetch, look
+from ansible_collections.ownmetal.codex.plugins.module_utils.pool import share
 from ansible_collections.ownmetal.codex.plugins.module_utils.progress import Progress
-
-try:
-    from ansible_collections.ownmetal.codex.plugins.module_utils.pool import share
-except ImportError:
-    share = None
 
 FEW_TRIES = 3
 

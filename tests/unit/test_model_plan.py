@@ -4,7 +4,7 @@ import json
 import tarfile
 
 import pytest
-from ansible_collections.ownmetal.codex.plugins.action.vllm_plan import plan_of
+from ansible_collections.ownmetal.codex.plugins.action.vllm_plan import Guard, plan_of
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import instances
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.layout import model_path
@@ -73,8 +73,10 @@ def plan(hub, exists=AWAY, seen=None, **keys):
         "models": {path_of(HUB): seen or {}},
         "ports": {"8000": []},
         "free_space": {"/opt": 100 << 30},
+        "units": {},
+        "hub": hub,
     }
-    return plan_of(spec, observed, LAYOUT, 6, hub)
+    return plan_of(spec, Guard("none", []), observed, LAYOUT, 6)
 
 
 FOLDER = {"config": CONFIG, "weight_bytes": 16 << 30, "dtypes": {}, "chat_template": None, "problem": None}
