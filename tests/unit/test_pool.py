@@ -94,6 +94,7 @@ def served(tmp_path, archive, certificate):
     (tokens / hashlib.sha256(TOKEN.encode()).hexdigest()).write_text(json.dumps([path, "models/open/"]))
     (tmp_path / "models/open").mkdir(parents=True)
     (tmp_path / "models/open/config.json").write_text("{}")
+    (tmp_path / "models/open/a name.json").write_text("{}")
     (tmp_path / "models/open/out").symlink_to("/etc/passwd")
     (tmp_path / "models/config.json").write_text("{}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -156,7 +157,10 @@ def test_a_taking_that_fails_leaves_nothing(name, served, taker, monkeypatch):
 
 PATHS = [
     ("models/open/config.json", 200),
+    ("models/open/a%20name.json", 200),
     ("models/open/out", 404),
+    ("models/open/%2e%2e/config.json", 404),
+    ("models%2fopen%2f..%2fconfig.json", 404),
     ("models/open/../config.json", 404),
     ("models/open/../../../../../../etc/passwd", 404),
     ("models/config.json", 404),
