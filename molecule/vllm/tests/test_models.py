@@ -67,7 +67,7 @@ def test_check_mode_says_so_and_fetches_nothing(server, hub, playbook):
 
 
 def test_a_play_that_is_killed_while_it_fetches(server, hub, key, playbook):
-    """The next one goes on: every byte comes once, the instance serves the new model, and the token is nowhere."""
+    """The job goes on without it and the next play takes over: every byte comes once, the instance serves, the token is nowhere."""
     hub.storage.faults[f"/{REPOSITORY}/resolve/{hub.commit}/extra.json"] = [("slow", 3_000_000)] * 2
     before, number = set(models(server)), current(server)
     words = testing.command("gpu_servers", INVENTORY, "--limit", "server1", **wanted(hub))
@@ -81,7 +81,6 @@ def test_a_play_that_is_killed_while_it_fetches(server, hub, key, playbook):
     looked = hub.sent  # the look before the fetch reads the small files
     code, said = playbook("gpu_servers", "--limit", "server1", "-vvv", **wanted(hub))
     assert code == 0, said
-    assert "model micro-1b-" in said
     large = sum(len(body) for path, body in FILES.items() if len(body) > 10_000 and path != "model.gguf")
     assert hub.storage.sent == large
     assert hub.sent >= looked
