@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from ansible_collections.ownmetal.codex.plugins.plugin_utils.watched import WatchedAction
@@ -16,5 +17,11 @@ class ActionModule(WatchedAction):
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         """Return the module's result; what holds a token is registered and not shown, while an error is."""
+        if not self._task.args.get("share"):
+            return super().run(tmp, task_vars)
+        token = secrets.token_urlsafe(32)
+        self._task.args = {**self._task.args, "token": token}
         result = super().run(tmp, task_vars)
-        return {**result, "_ansible_no_log": True} if result.get("source") else result
+        if "source" not in result:
+            return result
+        return {**result, "source": {**result["source"], "token": token}, "_ansible_no_log": True}

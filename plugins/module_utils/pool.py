@@ -116,24 +116,25 @@ def _member(block: bytes) -> bytes:
 # -- serving
 
 
-def share(roots: Mapping[str, str], port: int, allowed: list[str]) -> dict[str, Any]:
-    """Open ``allowed`` (ROOT/FILE, or ROOT/FOLDER/) for one more taker: return port, fingerprint and token.
+def share(roots: Mapping[str, str], port: int, allowed: list[str], token: str = "") -> dict[str, Any]:
+    """Open ``allowed`` (ROOT/FILE, or ROOT/FOLDER/) for one more taker: return port and fingerprint, and a token that was made here.
 
-    One server serves all takers: it is started when none runs, and ends by itself.
+    A caller's own token is better: at -vvv Ansible prints whatever a host answers. One server serves all takers: it is started
+    when none runs, and ends by itself.
     """
-    token = secrets.token_urlsafe(32)
+    given, token = token, token or secrets.token_urlsafe(32)
     if not _runs(port):
-        _start(roots, port)
+        _start(port)
     path = f"{RUN}/tokens/{hashlib.sha256(token.encode()).hexdigest()}"
     with open(f"{path}.part", "w", encoding="utf-8") as stream:
-        json.dump(allowed, stream)
+        json.dump({"roots": dict(roots), "paths": allowed}, stream)
     os.chmod(f"{path}.part", 0o644)  # it holds no secret, and the server is nobody's user
     os.rename(f"{path}.part", path)
     with open(f"{RUN}/certificate.pem", encoding="ascii") as stream:
         certificate = ssl.PEM_cert_to_DER_cert(stream.read())
-    source = {"port": port, "fingerprint": hashlib.sha256(certificate).hexdigest(), "token": token}
-    _await(source)
-    return source
+    source = {"port": port, "fingerprint": hashlib.sha256(certificate).hexdigest()}
+    _await({**source, "token": token})
+    return source if given else {**source, "token": token}
 
 
 def _runs(port: int) -> bool:
@@ -146,7 +147,7 @@ def _runs(port: int) -> bool:
     return same and done.returncode == 0
 
 
-def _start(roots: Mapping[str, str], port: int) -> None:
+def _start(port: int) -> None:
     subprocess.run(["systemctl", "stop", UNIT], check=False, capture_output=True)
     subprocess.run(["systemctl", "reset-failed", UNIT], check=False, capture_output=True)
     shutil.rmtree(RUN, ignore_errors=True)
@@ -154,7 +155,7 @@ def _start(roots: Mapping[str, str], port: int) -> None:
     with open(f"{RUN}/server.py", "w", encoding="utf-8") as stream:
         stream.write(_program())
     with open(f"{RUN}/settings.json", "w", encoding="utf-8") as stream:
-        json.dump({"port": port, "roots": dict(roots), "tokens": f"{RUN}/tokens", "idle": IDLE}, stream)
+        json.dump({"port": port, "tokens": f"{RUN}/tokens", "idle": IDLE}, stream)
     os.close(os.open(f"{RUN}/key.pem", os.O_CREAT | os.O_WRONLY, 0o600))
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "7"]
     try:

@@ -3,7 +3,7 @@
 """The pool host's file server. It is copied to the host and run by its Python alone: this file imports nothing of its neighbours.
 
 It reads files, over HTTPS, for who has a token, and ends when nobody has asked for a while. A token is known to it by a file whose
-name is the token's SHA-256 and whose content are the paths that it opens.
+name is the token's SHA-256 and whose content is what it opens.
 """
 
 from __future__ import annotations
@@ -24,32 +24,31 @@ BLOCK = 1 << 20
 
 
 class Files:
-    """What is served: names of roots, and which token opens what."""
+    """What is served: what each token opens."""
 
-    def __init__(self, roots: dict[str, str], tokens: str) -> None:
-        """Take root name -> directory, and the directory of tokens."""
-        self.roots = roots
+    def __init__(self, tokens: str) -> None:
+        """Take the directory of tokens."""
         self.tokens = tokens
 
-    def allowed(self, token: str) -> Optional[list[str]]:
-        """Return the paths, or beginnings that end in /, which a token opens; None for one that is unknown."""
+    def opened(self, token: str) -> Optional[dict[str, Any]]:
+        """Return what a token opens: roots (name -> directory), and paths, or beginnings that end in /. None for an unknown one."""
         try:
             with open(os.path.join(self.tokens, hashlib.sha256(token.encode()).hexdigest()), encoding="utf-8") as stream:
-                found: list[str] = json.load(stream)
+                found: dict[str, Any] = json.load(stream)
         except (OSError, ValueError):
             return None
         return found
 
-    def find(self, path: str, allowed: list[str]) -> Optional[str]:
+    def find(self, path: str, opened: dict[str, Any]) -> Optional[str]:
         """Return the file of a path (ROOT/FILE), None when there is none or the token does not open it."""
         if ".." in path.split("/"):  # it would begin as allowed and end elsewhere
             return None
-        if not any(path == one or (one.endswith("/") and path.startswith(one)) for one in allowed):
+        if not any(path == one or (one.endswith("/") and path.startswith(one)) for one in opened["paths"]):
             return None
         name, _, rest = path.partition("/")
-        if name not in self.roots or not rest:
+        if name not in opened["roots"] or not rest:
             return None
-        root = os.path.realpath(self.roots[name])
+        root = os.path.realpath(opened["roots"][name])
         file = os.path.realpath(os.path.join(root, rest))
         return file if file.startswith(root + os.sep) and os.path.isfile(file) else None
 
@@ -103,14 +102,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer 200 or 206 with a file, 204 for /, 401 without a token that is known, 404 for all else."""
-        allowed = self.server.files.allowed(self.headers.get("Authorization", "").partition(" ")[2])
-        if allowed is None:
+        opened = self.server.files.opened(self.headers.get("Authorization", "").partition(" ")[2])
+        if opened is None:
             self._empty(401)
             return
         self.server.count(1)
         try:
             path = urllib.parse.unquote(self.path).lstrip("/")
-            file = self.server.files.find(path, allowed) if path else None
+            file = self.server.files.find(path, opened) if path else None
             if file:
                 self._send(file)
             else:
@@ -147,13 +146,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Serve as the file named on the command line says: port, roots, tokens, idle; certificate and key are systemd credentials."""
+    """Serve as the file named on the command line says: port, tokens, idle; certificate and key are systemd credentials."""
     with open(sys.argv[1], encoding="utf-8") as stream:
         settings = json.load(stream)
     credentials = os.environ["CREDENTIALS_DIRECTORY"]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(f"{credentials}/certificate", f"{credentials}/key")
-    server = Server(("", settings["port"]), Files(settings["roots"], settings["tokens"]), context)
+    server = Server(("", settings["port"]), Files(settings["tokens"]), context)
     threading.Thread(target=server.end_when_idle, args=(settings["idle"],), daemon=True).start()
     server.serve_forever()
 

@@ -61,6 +61,9 @@ options:
         description: The directory of models, which the same server serves.
         type: path
         required: true
+  token:
+    description: With O(share), what the taker will show. The action makes it, so that no answer of the host holds it.
+    type: str
   pack:
     description: On the pool host, to have the environment packed and nothing else.
     type: bool
@@ -121,6 +124,7 @@ def main() -> None:
             "space_gib": {"type": "float", "default": 0.0},
             "pool": {"type": "path", "required": True},
             "share": {"type": "dict", "options": share},
+            "token": {"type": "str", "no_log": True},
             "pack": {"type": "bool", "default": False},
             "source": {"type": "str", "no_log": True},
             "progress_file": {"type": "path"},
@@ -154,7 +158,7 @@ def main() -> None:
             if options["share"]:
                 path = f"environments/{found['file']}"
                 roots = {"environments": f"{options['pool']}/environments", "models": options["share"]["models"]}
-                opened = pool.share(roots, options["share"]["port"], [path])
+                opened = pool.share(roots, options["share"]["port"], [path], options["token"])
                 result = {"source": {**found, **opened, "path": path}}
             elif not options["pack"]:
                 changed = bool(damage(site.final(record["id"])))

@@ -91,7 +91,8 @@ def served(tmp_path, archive, certificate):
     tokens = tmp_path / "tokens"
     tokens.mkdir()
     path = f"environments/{archive['file']}"
-    (tokens / hashlib.sha256(TOKEN.encode()).hexdigest()).write_text(json.dumps([path, "models/open/"]))
+    roots = {"environments": str(tmp_path / "pool/environments"), "models": str(tmp_path / "models")}
+    (tokens / hashlib.sha256(TOKEN.encode()).hexdigest()).write_text(json.dumps({"roots": roots, "paths": [path, "models/open/"]}))
     (tmp_path / "models/open").mkdir(parents=True)
     (tmp_path / "models/open/config.json").write_text("{}")
     (tmp_path / "models/open/a name.json").write_text("{}")
@@ -99,7 +100,7 @@ def served(tmp_path, archive, certificate):
     (tmp_path / "models/config.json").write_text("{}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate / "certificate", certificate / "key")
-    files = pool_server.Files({"environments": str(tmp_path / "pool/environments"), "models": str(tmp_path / "models")}, str(tokens))
+    files = pool_server.Files(str(tokens))
     server = pool_server.Server(("127.0.0.1", 0), files, context)
     server.RequestHandlerClass = Cutting
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -184,7 +185,7 @@ def test_without_tls_there_is_no_answer(served):
 
 
 def test_a_server_that_nobody_asks_ends(tmp_path):
-    server = pool_server.Server(("127.0.0.1", 0), pool_server.Files({}, str(tmp_path)), None)
+    server = pool_server.Server(("127.0.0.1", 0), pool_server.Files(str(tmp_path)), None)
     threading.Thread(target=server.end_when_idle, args=(0.2,), daemon=True).start()
     server.serve_forever(poll_interval=0.05)
     server.server_close()
