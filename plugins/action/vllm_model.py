@@ -26,8 +26,11 @@ class ActionModule(WatchedAction):
         # what only looks is a job too, in check mode as well: a token is handed to running jobs alone
         if self._task.args.get("state", "present") != "present":
             self._task.check_mode = False
+        # made here and handed over, so that no answer of the host, which -vvv prints, holds it
+        self._share_token = secrets.token_urlsafe(32) if self._task.args.get("share") else ""
         result = super().run(tmp, task_vars)
-        if "source" in result:  # it holds a token: kept for the next task, and not printed
+        if "source" in result:  # kept for the next task, and not printed
+            result["source"]["token"] = self._share_token
             result["_ansible_no_log"] = True
         return result
 
@@ -43,7 +46,7 @@ class ActionModule(WatchedAction):
         return begun
 
     def _tokens(self, task_vars: Any) -> dict[str, str]:
-        found = {}
+        found = {"share_token": self._share_token} if self._share_token else {}
         for option, name in NAMES.items():
             variable = self._task.args.get(option)
             value = self._templar.template(task_vars.get(variable)) if variable else None

@@ -116,13 +116,12 @@ def _member(block: bytes) -> bytes:
 # -- serving
 
 
-def share(roots: Mapping[str, str], port: int, allowed: list[str], token: str = "") -> dict[str, Any]:
-    """Open ``allowed`` (ROOT/FILE, or ROOT/FOLDER/) for one more taker: return port and fingerprint, and a token that was made here.
+def share(roots: Mapping[str, str], port: int, allowed: list[str], token: str) -> dict[str, Any]:
+    """Open ``allowed`` (ROOT/FILE, or ROOT/FOLDER/) for one more taker, who shows ``token``: return port and fingerprint.
 
-    A caller's own token is better: at -vvv Ansible prints whatever a host answers. One server serves all takers: it is started
-    when none runs, and ends by itself.
+    The token is the caller's: at -vvv Ansible prints whatever a host answers. One server serves all takers: it is started when none
+    runs, and ends by itself.
     """
-    given, token = token, token or secrets.token_urlsafe(32)
     if not _runs(port):
         _start(port)
     path = f"{RUN}/tokens/{hashlib.sha256(token.encode()).hexdigest()}"
@@ -134,7 +133,7 @@ def share(roots: Mapping[str, str], port: int, allowed: list[str], token: str = 
         certificate = ssl.PEM_cert_to_DER_cert(stream.read())
     source = {"port": port, "fingerprint": hashlib.sha256(certificate).hexdigest()}
     _await({**source, "token": token})
-    return source if given else {**source, "token": token}
+    return source
 
 
 def _runs(port: int) -> bool:

@@ -147,7 +147,7 @@ fetched:
   elements: str
   returned: success
 source:
-  description: Where the models can be taken from, C(port), C(fingerprint) and C(token); hidden from what is printed.
+  description: Where the models can be taken from, C(port) and C(fingerprint); the action adds the C(token) and hides it all.
   type: dict
   returned: with O(share)
 seen:
@@ -232,10 +232,10 @@ def present(options: Mapping[str, Any], models: list[Wanted], hub: Hub, secrets:
     return fetched
 
 
-def opened_to_one_more(how: Mapping[str, Any], directory: str, models: list[Wanted]) -> dict[str, Any]:
-    """Let the pool's server give these models, and nothing else, to who gets the token that is returned."""
+def opened_to_one_more(how: Mapping[str, Any], directory: str, models: list[Wanted], token: str) -> dict[str, Any]:
+    """Let the pool's server give these models, and nothing else, to who shows the token."""
     roots = {"environments": f"{how['pool']}/environments", "models": directory}
-    return share(roots, how["port"], [f"models/{model.id}/" for model in models])
+    return share(roots, how["port"], [f"models/{model.id}/" for model in models], token)
 
 
 def main() -> None:
@@ -285,7 +285,7 @@ def main() -> None:
         else:
             fetched = present(options, models, hub, secrets, progress)
             if options["share"]:
-                opened.update(source=opened_to_one_more(options["share"], options["directory"], models))
+                opened.update(source=opened_to_one_more(options["share"], options["directory"], models, secrets["share_token"]))
     except Refused as refused:
         module.fail_json(msg=str(refused))
     module.exit_json(changed=bool(fetched), fetched=fetched, **opened)

@@ -42,7 +42,8 @@ def test_the_cache_is_as_large_as_the_server_logs(server, playbook, tmp_path):
     try:
         code, said, plans = planned(playbook, tmp_path / "plan.json", vllm_instances_host=instances)
         assert code == 0, said
-        code, said = playbook("gpu_servers", vllm_instances_host=instances)
+        # their models reason, and a tool call is not what is shown here
+        code, said = playbook("gpu_servers", vllm_instances_host=instances, vllm_proof=False)
         assert code == 0, said
         for row in plans["server1"]["instances"]:
             journal = server.check_output(f"journalctl --no-pager --output=cat --unit vllm@{row['name']}")

@@ -126,7 +126,13 @@ class Server:
             stage = self.log.add(text)
             if self.ready_at is None:
                 self.limit.line(text, time.monotonic() - self.started)
-                self.stage = stage or self.stage
+                self._reach(stage or self.stage)
+
+    def _reach(self, stage: str) -> None:
+        """Name the stage at once: a short one would be over at the next look."""
+        if stage != self.stage:
+            self.stage = stage
+            self.systemd.say(f"starting: {stage}")
 
     def _attend(self, process: subprocess.Popen[bytes]) -> None:
         """Stay beside vLLM until it ends, has to end, or a stop is asked for."""
@@ -178,7 +184,7 @@ class Server:
         while not self.asked_to_stop.is_set() and not self.fault and self.process and self.process.poll() is None:
             try:
                 self.client.ask("/health")
-                self.stage = "the API is up, asking for a first token"
+                self._reach("the API is up, asking for a first token")
                 if self.client.token():
                     self.ready_at = time.monotonic()
                     self.systemd.say(f"ready: first token after {self.ready_at - self.started:.0f} s", "READY=1")
