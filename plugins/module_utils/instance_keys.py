@@ -82,6 +82,14 @@ def _host(value: Any) -> bool:
     return True
 
 
+def _cpus(value: Any) -> bool:
+    """Tell whether a value is what systemd's CPUAffinity takes, with each range the right way round."""
+    if not is_text(value) or not re.fullmatch(r"\d{1,4}(-\d{1,4})?([, ]\d{1,4}(-\d{1,4})?)*", value):
+        return False
+    ranges = [[int(number) for number in part.split("-")] for part in re.split("[, ]", value)]
+    return all(one[0] <= one[-1] for one in ranges)
+
+
 def is_mapping(value: Any) -> bool:
     """Tell whether a value is a mapping with names for keys."""
     return isinstance(value, dict) and all(isinstance(key, str) for key in value)
@@ -119,6 +127,8 @@ KEYS: dict[str, Key] = {
     "max_num_batched_tokens": Key(_count, "a whole number of tokens"),
     "gpu_memory_utilization": Key(_share, "a share above 0 and at most 1, such as 0.9"),
     "trust_remote_code": Key(_yes, "true or false", False),
+    "memory_limit_gib": Key(_count, "a whole number of GiB", flag=False),
+    "cpus": Key(_cpus, "the CPUs as a text, such as '0-15' or '0-7,16-23'", flag=False),
     "args": Key(is_mapping, "a mapping of further vLLM flags", {}, flag=False),
     "environment": Key(is_mapping, "a mapping of environment variables", {}, flag=False),
 }

@@ -3,16 +3,18 @@
 """Which files an instance has on its server, as entries for ownmetal.codex.tree.
 
 A layout is a mapping: server is its name; config, instances and models are directories; environments are
-their paths by track; shared lists what every instance reads.
+their paths by track, devices what a track computes on; shared lists what every instance reads.
 
 An instance has releases: /var/lib/vllm/NAME/releases/N holds links to an environment and a model, and the files that vLLM is
 started with. The link ``current`` beside them names the one that runs, and is the only thing that a deployment, a revert or a
-rollback switches. A release that was written is never changed.
+rollback switches. A release that was written is never changed. What the unit of one instance has besides (its memory, its CPUs, the
+GPUs' devices) is in the release too, so that going back takes it back.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
@@ -24,6 +26,7 @@ from .units import unit_name
 
 Layout = Mapping[str, Any]
 CURRENT = "current"
+DROP_INS = "/etc/systemd/system"
 
 
 def model_path(instance: Mapping[str, Any], models: str) -> str:
@@ -45,6 +48,11 @@ def home_path(name: str, layout: Layout) -> str:
     return f"{layout['instances']}/{name}"
 
 
+def drop_in(name: str) -> str:
+    """Return the link by which systemd finds what the unit of one instance has besides."""
+    return f"{DROP_INS}/{unit_name(name)}.d/ownmetal.conf"
+
+
 def _home_entries(name: str, layout: Layout) -> list[dict[str, Any]]:
     """Return what does not depend on a release: directories, and the names that the unit reads."""
     home = home_path(name, layout)
@@ -53,12 +61,15 @@ def _home_entries(name: str, layout: Layout) -> list[dict[str, Any]]:
         {"dest": f"{home}/releases", "state": "directory"},
         {"dest": f"{layout['config']}/{name}.yaml", "state": "link", "target": f"{home}/{CURRENT}/config.yaml"},
         {"dest": f"{layout['config']}/{name}.env", "state": "link", "target": f"{home}/{CURRENT}/variables.env"},
+        {"dest": os.path.dirname(drop_in(name)), "state": "directory"},
+        {"dest": drop_in(name), "state": "link", "target": f"{home}/{CURRENT}/unit.conf"},
     ]
 
 
 def _release_entries(instance: Mapping[str, Any], layout: Layout, release: str) -> list[dict[str, Any]]:
     """Return what a release holds, at ``release``: the path of its directory."""
     values = {"instance": instance}
+    unit = {**values, "device": layout["devices"][instance["track"]]}
     # secret: a token that a team puts into environment must not be shown by --diff
     variables = {"template": "etc/vllm/instance.env.j2", "vars": values, "mode": "0600", "secret": True}
     template = {"content": chat_template_text(instance["chat_template"])} if own_template(instance) else {"state": "absent"}
@@ -68,6 +79,7 @@ def _release_entries(instance: Mapping[str, Any], layout: Layout, release: str) 
         {"dest": f"{release}/config.yaml", "template": "etc/vllm/instance.yaml.j2", "vars": values},
         {"dest": f"{release}/chat_template.jinja", **template},
         {"dest": f"{release}/variables.env", **variables},
+        {"dest": f"{release}/unit.conf", "template": "etc/systemd/system/vllm@instance.service.d/ownmetal.conf.j2", "vars": unit},
         {"dest": f"{release}/proof.json", "content": json.dumps(_proof(instance, layout["server"])) + "\n"},
     ]
 
@@ -113,6 +125,7 @@ def absent_instance_files(names: Sequence[str], layout: Layout) -> list[dict[str
     """Return the tree's entries that take instances away; models and environments stay."""
     etc, homes = layout["config"], [home_path(name, layout) for name in names]
     doomed = [f"{etc}/{name}.{ending}" for name in names for ending in ("yaml", "env")] + homes
+    doomed += [drop_in(name) for name in names]
     return [{"dest": path, "state": "absent"} for path in doomed]
 
 

@@ -30,9 +30,9 @@ def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
     """Return what is asked for.
 
     ``wanted`` has lists under any of paths, users, packages, units, ports, free_space, models (folders), releases (instances' directories),
-    gpus (makers: "nvidia");
+    gpus (makers: "nvidia"), tables (nftables', "inet NAME": whether the kernel has it);
     the answer has a dict under each of them, keyed by the thing asked for (ports as text), and always ``system``: name
-    ("debian"), version ("12"), machine ("x86_64"), glibc ("2.36"), memory (bytes).
+    ("debian"), version ("12"), machine ("x86_64"), glibc ("2.36"), memory (bytes), cpus (how many).
     """
     looks: dict[str, Callable[[list[Any]], dict[str, Any]]] = {
         "paths": _paths,
@@ -45,6 +45,7 @@ def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
         "releases": lambda homes: {home: releases.read(home) for home in homes},
         "gpus": lambda makers: {maker: {**gpus.look(), "holders": _gpu_holders()} for maker in makers},
     }
+    looks["tables"] = lambda names: {name: _has_table(name) for name in names}
     found = {kind: look(wanted.get(kind) or []) for kind, look in looks.items()}
     return {**found, "system": _system()}
 
@@ -53,7 +54,8 @@ def _system() -> dict[str, Any]:
     release = dict(line.split("=", 1) for line in _read("/etc/os-release").splitlines() if "=" in line)
     name, version = (release.get(key, "").strip("\"'") for key in ("ID", "VERSION_ID"))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {"name": name, "version": version, "machine": platform.machine(), "glibc": _glibc(), "memory": memory}
+    found = {"name": name, "version": version, "machine": platform.machine(), "glibc": _glibc(), "memory": memory}
+    return {**found, "cpus": os.sysconf("SC_NPROCESSORS_CONF")}
 
 
 def _glibc() -> str:
@@ -173,6 +175,14 @@ def _socket_owners(inodes: set[str]) -> dict[str, dict[str, Any]]:
 def _gpu_holders() -> list[dict[str, Any]]:
     """Who has memory of a GPU, with the systemd unit that it belongs to."""
     return [{**holder, "unit": _unit_of(str(holder["pid"]))} for holder in gpus.holders()]
+
+
+def _has_table(name: str) -> bool:
+    """Tell whether the kernel has an nftables table: who flushes the rules by hand changes no file and no unit."""
+    try:
+        return subprocess.run(["nft", "list", "table", *name.split()], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def _read(path: str) -> str:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
@@ -47,7 +48,7 @@ def problems(
     for instance in instances:
         if instance["state"] == "present":
             found += [*_template(server, instance, observed["paths"]), *_port(server, instance, ours, observed["ports"])]
-            found += _gpus(server, instance, ours, holders)
+            found += [*_gpus(server, instance, ours, holders), *_cpus(server, instance, observed.get("system", {}).get("cpus"))]
     return found
 
 
@@ -90,6 +91,15 @@ def _gpus(server: str, instance: Mapping[str, Any], ours: set[str], holders: Seq
             instead = "Stop that program, name other GPUs, or write the share that is left: gpu_memory_utilization."
             return [_in_the_way(f"vllm_instances {instance['name']}: gpus", why, instead, holder)]
     return []
+
+
+def _cpus(server: str, instance: Mapping[str, Any], count: Optional[int]) -> list[Refused]:
+    """Find CPUs that a server does not have: systemd would not start the instance."""
+    highest = max((int(number) for number in re.findall(r"\d+", instance["cpus"] or "")), default=0)
+    if not count or highest < count:
+        return []
+    why = f"{server} has the CPUs 0 to {count - 1}, and no CPU {highest}."
+    return [Refused(f"vllm_instances {instance['name']}: cpus", why, "Write others, or remove it.", change(instance["name"], cpus=None))]
 
 
 def _who(holder: Mapping[str, Any]) -> str:

@@ -187,7 +187,8 @@ START_UP: tuple[Signature, ...] = (
     ),
     Signature(
         "port_taken",
-        r"\[Errno 98\]|[Aa]ddress already in use",
+        # the second: the start program looks before it starts vLLM
+        r"\[Errno 98\]|[Aa]ddress already in use|^vllm-run: .*another process listens on the port of",
         LATER,
         "another process listens on the port of {instance}",
         "see which one, as root: ss -ltnp; then stop it, or change port of {instance} in vllm_instances",

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from .progress import Progress
 JOURNAL_LINES = 80
 SHOWN_LINES = 12
 LOOK_SECONDS = 0.5
+# a failure that may pass is tried again by the unit itself: so often, and so long, a deployment waits for that
+TRIES, TRIES_SECONDS = 3, 300.0
+VERDICT = re.compile(r"^(waiting .*? of \d+|down after \d+ tries): ")
 FIRST_TOKEN = "first token"
 Prove = Callable[[Mapping[str, Any]], str]
 
@@ -109,7 +113,7 @@ def deploy(jobs: Sequence[Job], prove: Optional[Prove], progress: Progress, keep
     of each failure. ``keep`` releases of each instance are left. ``prove`` asks a running instance what its release's proof.json
     says, and returns what it did; without it the first token is proof enough.
     """
-    systemctl("daemon-reload")
+    systemctl("daemon-reload")  # before enable, which wants to know new units
     systemctl("enable", "--quiet", "--", *(job.unit for job in jobs))
     failures: list[Refused] = []
     with ThreadPoolExecutor(1 if one_by_one else len(jobs)) as pool:
@@ -151,10 +155,14 @@ def _deploy_one(job: Job, prove: Optional[Prove], progress: Progress) -> Optiona
 def _serve(job: Job, prove: Optional[Prove], progress: Progress) -> Optional[Refused]:
     """Start what has to be started, prove it, and write down that it served; return why not."""
     if job.verb != "prove" or states([job.unit])[job.unit].active != "active":
+        systemctl("daemon-reload")  # a release brings its unit's limits with it
         # an operator's restarts count against the start limit too, and would leave a later crash down
         systemctl("reset-failed", "--", job.unit)
-        if not _start("restart" if job.verb == "restart" else "start", job, progress):
-            return explain(job.unit)
+        if job.verb == "restart":
+            _stop(job, progress)
+        since = time.time()
+        if not _start(job, progress):
+            return explain(job.unit, since)
     did = FIRST_TOKEN
     question = releases.proof(job.home)
     if prove and question:
@@ -176,8 +184,8 @@ def _stop(job: Job, progress: Progress) -> None:
         systemctl("stop", "--", job.unit)
 
 
-def _start(verb: str, job: Job, progress: Progress) -> bool:
-    """Start or restart a unit; say its stages meanwhile. True when it is ready."""
+def _start(job: Job, progress: Progress) -> bool:
+    """Start a unit; say its stages meanwhile. True when it is ready."""
     done = threading.Event()
 
     def say_stages() -> None:
@@ -192,10 +200,24 @@ def _start(verb: str, job: Job, progress: Progress) -> bool:
     watcher = threading.Thread(target=say_stages, daemon=True)
     watcher.start()
     try:
-        return systemctl(verb, "--", job.unit).returncode == 0
+        return systemctl("start", "--", job.unit).returncode == 0 or _tried_again(job.unit)
     finally:
         done.set()
         watcher.join()
+
+
+def _tried_again(unit: str) -> bool:
+    """Wait for further tries of a unit whose first one failed; tell whether one of them made it."""
+    end = time.monotonic() + TRIES_SECONDS
+    while time.monotonic() < end:
+        seen = _properties(unit, "ActiveState", "SubState", "NRestarts")
+        if seen.get("ActiveState") != "activating":
+            return seen.get("ActiveState") == "active"
+        failed = int(seen.get("NRestarts", "0")) + (seen.get("SubState") == "auto-restart")
+        if failed >= TRIES:
+            return False
+        time.sleep(LOOK_SECONDS)
+    return False
 
 
 def known(patterns: Sequence[str]) -> list[str]:
@@ -213,15 +235,16 @@ def take_down(units: Sequence[str]) -> None:
         systemctl(*words, "--", *units)
 
 
-def explain(unit: str) -> Refused:
-    """Return why a unit did not come up, from its last start's lines in the journal."""
-    last_start = _properties(unit, "InvocationID").get("InvocationID")
-    of_it = [f"_SYSTEMD_INVOCATION_ID={last_start}", "+", f"INVOCATION_ID={last_start}"] if last_start else ["--unit", unit]
-    command = ["journalctl", *of_it, "--lines", str(JOURNAL_LINES), "--output", "cat", "--no-pager"]
+def explain(unit: str, since: float) -> Refused:
+    """Return why a unit did not come up, from its lines in the journal since that time, which may be those of several tries."""
+    command = ["journalctl", "--unit", unit, f"--since=@{since:.6f}", "--lines", str(JOURNAL_LINES), "--output", "cat", "--no-pager"]
     journal = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
     found = re.search(r"@(.+)\.service", unit)
     instance = found.group(1) if found else unit
     diagnosis = diagnose_journal(journal, instance, socket.gethostname())
     last = "\n".join(f"    {line}" for line in journal.splitlines()[-SHOWN_LINES:])
-    why, instead = f"did not start: {diagnosis.cause}.", f"Next: {diagnosis.next_command}.\n  Its last lines:\n{last}"
+    cause = diagnosis.cause
+    if diagnosis.id == "unknown":  # what only the start program saw: memory that ran out, a limit, a frozen engine
+        cause = VERDICT.sub("", _properties(unit, "StatusText").get("StatusText", "")) or cause
+    why, instead = f"did not start: {cause}.", f"Next: {diagnosis.next_command}.\n  Its last lines:\n{last}"
     return Refused(f"vllm_instances {instance}", why, instead)

@@ -113,6 +113,10 @@ options:
         description: Makers of GPUs; V(nvidia) is the one that is known.
         type: list
         elements: str
+      tables:
+        description: Tables of nftables with their family, such as V(inet filter).
+        type: list
+        elements: str
 attributes:
   check_mode:
     support: full

@@ -18,6 +18,7 @@ LAYOUT = {
     "instances": "/var/lib/vllm",
     "models": "/m",
     "environments": {"cpu-py311": "/opt/vllm/environments/e"},
+    "devices": {"cpu-py311": "cpu"},
     "shared": ["/unit"],
 }
 HOME = "/var/lib/vllm/coder"

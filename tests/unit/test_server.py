@@ -1,7 +1,9 @@
 """What is judged of a server before it is changed, which instances restart, and the names that things get."""
 
 import os
+from pathlib import Path
 
+import jinja2
 import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils.api_key import PLACEHOLDER, read_or_make, usable
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import instances
@@ -15,12 +17,14 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.restarts import ins
 from ansible_collections.ownmetal.codex.plugins.module_utils.server_state import files_to_see, problems
 from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import track
 
+DEVICES = [f"DeviceAllow=char-nvidia{name} rw" for name in ("", "-frontend", "-uvm", "-caps")]
 LAYOUT = {
     "server": "gpu1",
     "config": "/etc/vllm",
     "instances": "/var/lib/vllm",
     "models": "/m",
     "environments": {"cpu-py311": "/opt/vllm/environments/e"},
+    "devices": {"cpu-py311": "cpu"},
     "shared": ["/unit"],
 }
 THERE, AWAY = {"exists": True}, {"exists": False}
@@ -54,6 +58,8 @@ STATES = [
     ({}, seen(ports=holder("127.0.0.1", "vllm@coder.service")), None),
     ({}, seen(ports=holder("127.0.0.1", "vllm@other.service")), "is taken by"),
     ({}, seen(ports=holder("127.0.0.1", "ollama.service")), "Write vllm_replace_ollama: true"),
+    ({"cpus": "0-7"}, {**seen(), "system": {"cpus": 8}}, None),
+    ({"cpus": "0-3,8"}, {**seen(), "system": {"cpus": 8}}, "cpus: gpu1 has the CPUs 0 to 7, and no CPU 8."),
 ]
 GPU = {"gpu": 0, "pid": 9, "process": "ollama", "memory": 20 << 30, "unit": "ollama.service"}
 HOLDERS = [
@@ -101,6 +107,30 @@ def test_a_model_of_the_controller_lies_under_its_digest(tmp_path):
     assert {"dest": "/var/lib/vllm/coder/current/model", "state": "link", "target": before} in instance_files(source, LAYOUT)
     (tmp_path / "config.json").write_text("{} ")
     assert model_path(source[0], "/m") != before
+
+
+TEMPLATES = Path(__file__).resolve().parents[2] / "roles/vllm/templates"
+LIMITS = [
+    # the instance                                track         what its unit has besides
+    ({}, "cpu-py311", ["[Service]"]),
+    ({"memory_limit_gib": 64}, "cpu-py311", ["[Service]", "MemoryMax=64G"]),
+    ({"cpus": "0-7,16-23"}, "cpu-py311", ["[Service]", "CPUAffinity=0-7,16-23"]),
+    ({"memory_limit_gib": 64}, "cu13-py312", ["[Service]", "MemoryMax=64G", "PrivateDevices=no", *DEVICES]),
+]
+
+
+@pytest.mark.parametrize(("keys", "name", "lines"), LIMITS)
+def test_limits_and_gpus_are_the_instance_s_own(keys, name, lines):
+    """They are in the release, so that going back takes them back; an instance of a CPU track sees no device of a GPU beside it."""
+    instance = instances([[{"name": "coder", "model": "/srv/coder", **keys}]], track(name))
+    layout = {**LAYOUT, "environments": {name: "/e"}, "devices": {name: track(name).device}}
+    entries = {entry["dest"]: entry for entry in instance_files(instance, layout)}
+    assert entries["/etc/systemd/system/vllm@coder.service.d/ownmetal.conf"]["target"] == "/var/lib/vllm/coder/current/unit.conf"
+    entry = entries["/var/lib/vllm/coder/current/unit.conf"]
+    environment = jinja2.Environment(trim_blocks=True, autoescape=False)  # noqa: S701 - a unit is no page
+    environment.filters["comment"] = lambda text: f"# {text}"
+    text = environment.from_string((TEMPLATES / entry["template"]).read_text()).render(entry["vars"])
+    assert [line for line in text.splitlines() if line and not line.startswith("#")] == lines
 
 
 UNIT, CONFIG = "vllm@coder.service", "/var/lib/vllm/coder/current"

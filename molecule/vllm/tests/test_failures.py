@@ -6,11 +6,16 @@ that is wrong.
 
 import json
 import re
+import subprocess
 import time
 
 import pytest
+from conftest import INVENTORY
 
-CONFIG = {"port": 8100, "max-model-len": 4096, "max-num-seqs": 2, "enforce-eager": True, "tool-call-parser": "hermes"}
+from lab import testing
+from lab.testing import ROOT
+
+CONFIG = {"max-model-len": 4096, "max-num-seqs": 2, "enforce-eager": True, "tool-call-parser": "hermes"}
 VARIABLES = {"OWNMETAL_TRIES": 2, "OWNMETAL_PAUSE_SECONDS": 1}
 DROP_INS = {
     "credential": "[Service]\nLoadCredential=\nLoadCredential=api-key:/etc/vllm/none",
@@ -25,8 +30,8 @@ NEVER = {
     "nomodel": ({"model": "/srv/no-such-model"}, {}, 78, "the model directory /srv/no-such-model does not exist"),
     "context": ({"max-model-len": 200000}, {}, 78, "max_model_len 200000 is more than the model was made for"),
     "kvcache": (
-        {"max-model-len": 32768, "kv-cache-memory-bytes": 1 << 22},
-        {},
+        {"max-model-len": 5_000_000},  # what fits into 1 GiB of cache is 4.2 million
+        {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": 1},
         78,
         "the KV cache holds no request of max_model_len tokens",
     ),
@@ -47,10 +52,12 @@ def make(server, name, config, variables):
     variables = dict(variables)
     release, home = f"/var/lib/vllm/{name}/releases/1", f"/var/lib/vllm/{name}"
     environment = variables.pop("link", "$(readlink /var/lib/vllm/micro/current/environment)")
-    own = {"OWNMETAL_READY_URL": f"http://127.0.0.1:{(config or CONFIG).get('port', 8100)}", "OWNMETAL_READY_MODEL": name}
+    # each its own port: vLLMs of one user would share one (SO_REUSEPORT)
+    port = (config or {}).get("port", 8100 + (list(CASES).index(name) if name in CASES else 99))
+    own = {"OWNMETAL_READY_URL": f"http://127.0.0.1:{port}", "OWNMETAL_READY_MODEL": name}
     words = "\n".join(f"{key}={value}" for key, value in {**VARIABLES, **own, **variables}.items())
     # JSON is YAML; the model is the one of micro, unless the case names another
-    keys = {"model": "/var/lib/vllm/micro/current/model", "served-model-name": [name], **CONFIG, **(config or {})}
+    keys = {"model": "/var/lib/vllm/micro/current/model", "served-model-name": [name], "port": port, **CONFIG, **(config or {})}
     text = "\n".join(f"{key}: {json.dumps(value)}" for key, value in keys.items())
     drop_in = DROP_INS.get(name)
     script = [
@@ -91,7 +98,7 @@ def ended(server):
     server.check_output("systemctl daemon-reload")
     found, names = {}, list(CASES)
     try:
-        for batch in (names[:5], names[5:9], names[9:]):
+        for batch in (names[:4], names[4:8], names[8:]):
             server.check_output("systemctl start --no-block " + " ".join(f"vllm@{name}" for name in batch))
             wait_until(lambda batch=batch: all(one["ActiveState"] == "failed" for one in states(server, batch).values()), 150)
             found.update(states(server, batch))
@@ -123,10 +130,11 @@ def test_the_others_did_not_notice(server, ended):
     assert states(server, ["micro"])["micro"]["NRestarts"] == "0"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def steady(server):
-    """Return an instance that is well, and soon taken for frozen."""
-    make(server, "steady", {"port": 8101}, {"OWNMETAL_FROZEN_SECONDS": 12, "OWNMETAL_TRIES": 8})
+    """Return an instance that is well, soon taken for frozen, and drains for five seconds."""
+    config = {"max-model-len": 32768, "shutdown-timeout": DRAIN}
+    make(server, "steady", config, {"OWNMETAL_FROZEN_SECONDS": 12, "OWNMETAL_TRIES": 8})
     server.check_output("systemctl daemon-reload; systemctl start vllm@steady")
     yield "steady"
     server.run("systemctl stop vllm@steady; systemctl reset-failed vllm@steady; rm -rf /var/lib/vllm/steady /etc/vllm/steady.*")
@@ -156,3 +164,64 @@ def test_a_dead_and_a_frozen_engine_are_noticed_and_started_again(server, steady
     server.check_output(f"systemctl restart --no-block vllm@{steady}")  # an operator's restart begins with a first try
     assert wait_until(lambda: ready_again(0), 120)
     assert not server.run("ps -e -o stat,comm | grep ^T").stdout  # what was frozen is gone
+
+
+DRAIN = 5
+STOP = """
+import json, subprocess, sys, threading, time, urllib.error, urllib.request
+key, url = sys.stdin.readline().strip(), "http://127.0.0.1:8199/v1/completions"
+said = {}
+def ask(name, tokens):
+    body = {"model": "steady", "prompt": "x", "max_tokens": tokens, "ignore_eos": True, "stream": True}
+    headers = {"Authorization": "Bearer " + key, "Content-Type": "application/json"}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers), timeout=60) as answer:
+            said[name] = "whole" if b"[DONE]" in answer.read() else "cut"
+    except urllib.error.HTTPError as error:
+        said[name] = error.code
+    except OSError as error:
+        said[name] = type(getattr(error, "reason", error)).__name__
+    said[name + " ended"] = time.time()
+threads = [threading.Thread(target=ask, args=row) for row in (("endless", 32000), ("short", 400), ("late", 4))]
+threads[0].start(); threads[1].start()
+time.sleep(0.5)
+begun = time.time()
+stop = subprocess.Popen(["systemctl", "stop", "vllm@steady"])
+time.sleep(1.5)
+threads[2].start()
+stop.wait()
+said["stopped"] = time.time()
+[thread.join() for thread in threads]
+print(json.dumps({name: round(value - begun, 1) if isinstance(value, float) else value for name, value in said.items()}))
+"""
+
+
+def test_a_stop_lets_what_runs_end_within_the_limit_and_refuses_what_comes(server, steady, key):
+    """An endless stream is cut when the drain is over; a short one is whole; who comes meanwhile is told so at once."""
+    server.check_output(f"cat > /run/stop.py <<'E'{STOP}E")
+    said = json.loads(server.check_output(f"python3 /run/stop.py <<< '{key}'"))
+    print(said)
+    assert said["short"] == "whole", said
+    assert said["short ended"] > 0, said  # it was running when the stop came
+    assert said["late"] in (500, 503, "ConnectionRefusedError"), said
+    assert said["late ended"] < 5, said
+    assert said["endless"] != "whole", said
+    assert DRAIN - 2 <= said["stopped"] <= DRAIN + 10, said
+    state = states(server, [steady])[steady]
+    assert (state["ActiveState"], state["Result"]) == ("inactive", "success"), state
+
+
+HOLDER = "python3 -c 'import socket, time; s = socket.create_server((\"127.0.0.1\", 8199)); time.sleep(4)'"
+
+
+def test_a_deployment_waits_for_what_may_pass(server, steady):
+    """A port that is free again some seconds later: the first try fails, the second makes it, and the play says so."""
+    server.run("systemctl stop vllm@steady")
+    server.check_output(f"systemd-run --quiet --collect --unit=holder {HOLDER}")
+    asked = json.dumps({"instances": [{"name": "steady", "home": "/var/lib/vllm/steady"}], "proof": False})
+    words = ["ansible", "server1", "-i", str(INVENTORY), "--become", "-m", "ownmetal.codex.vllm_units", "-a", asked]
+    done = subprocess.run(words, cwd=ROOT, env=testing.environment(), capture_output=True, text=True, check=False)
+    server.run("systemctl disable vllm@steady")
+    assert done.returncode == 0, done.stdout
+    assert states(server, [steady])[steady]["NRestarts"] in ("1", "2")
+    assert "waiting 1 s before try 2 of 8: another process listens on the port of steady" in done.stdout

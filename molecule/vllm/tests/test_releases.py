@@ -16,7 +16,7 @@ MISFIT = {"tool_call_parser": "llama3_json"}  # a parser that vLLM has, and whos
 
 
 class Client(threading.Thread):
-    """Asks for a few tokens again and again, and counts what came of it: whole, refused (no one listened), cut short."""
+    """Asks for a few tokens again and again, and counts what came of it: whole, refused (no one listened, or told so), cut short."""
 
     ASK = """
 import json, sys, time, urllib.error, urllib.request
@@ -29,6 +29,8 @@ while time.time() < end and not os.path.exists("/run/client-stop"):
     try:
         with urllib.request.urlopen(urllib.request.Request("http://127.0.0.1:8001/v1/completions", body, headers), timeout=60) as answer:
             counts["whole" if b"[DONE]" in answer.read() else "cut"] += 1
+    except urllib.error.HTTPError as error:
+        counts["refused" if error.code >= 500 else "cut"] += 1
     except urllib.error.URLError as error:
         counts["refused" if isinstance(error.reason, ConnectionRefusedError) else "cut"] += 1
     except OSError:

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import Any, Callable, Optional
 
@@ -36,6 +38,18 @@ class Client:
         with self.opener.open(request, timeout=seconds) as answer:
             said: bytes = answer.read()
             return said
+
+    def answered_by_another(self) -> bool:
+        """Tell, before the server is started, whether someone listens in its place.
+
+        Two vLLMs of one user share a port without a word (SO_REUSEPORT), and the other's token would be taken for a first one.
+        """
+        place = urllib.parse.urlsplit(self.url)
+        try:
+            socket.create_connection((place.hostname or "", place.port or 80), timeout=5.0).close()
+        except OSError:
+            return False
+        return True
 
     def token(self, seconds: float = 120.0) -> bool:
         """Ask for one token, and tell whether it came."""

@@ -61,10 +61,9 @@ class Server:
             signal.signal(number, lambda *_: self.asked_to_stop.set())
         processes.adopt_orphans()
         key = self._key()
-        if key is None:
-            return self._down("the credential api-key is empty: set vllm_api_key, then run ansible-playbook site.yml")
-        if self.tries.used_up:
-            return self._down(f"down after {self.tries.failed} tries: {self.tries.cause}")
+        if key is None or self.tries.used_up:
+            empty = "the credential api-key is empty: set vllm_api_key, then run ansible-playbook site.yml"
+            return self._down(f"down after {self.tries.failed} tries: {self.tries.cause}" if key else empty)
         if not self._wait_for_this_try():
             return self._stopped()
         self.tries.begin()
@@ -73,6 +72,8 @@ class Server:
             limits.weight_bytes(self.config.get("model")), limits.kind_of_disk(self.config.get("model", "/")), self.own
         )
         self.started, self.killed_before = time.monotonic(), processes.oom_kills()
+        if self.client.answered_by_another():
+            return self._end(LATER, f"another process listens on the port of {self.instance}")
         try:
             self.process = subprocess.Popen(
                 self.command, env={**self.environment, "VLLM_API_KEY": key}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
