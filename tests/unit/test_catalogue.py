@@ -63,6 +63,27 @@ def test_a_wrong_list_is_refused(lists, words):
     assert words in refusal(*lists)
 
 
+CPUS = [
+    ("0", True),
+    ("0-15", True),
+    ("0-7,16-23", True),
+    ("0 2 4", True),
+    (4, False),
+    ("15-0", False),
+    ("all", False),
+    ("0,", False),
+    ("", False),
+]
+
+
+@pytest.mark.parametrize(("value", "right"), CPUS)
+def test_cpus_are_what_systemd_takes(value, right):
+    if right:
+        assert instances([[{**GOOD, "cpus": value}]], TRACK)[0]["cpus"] == value
+    else:
+        assert "vllm_instances coder: cpus: cannot be" in refusal([{**GOOD, "cpus": value}])
+
+
 def test_every_mistake_is_told_at_once():
     assert len(refusal([{**GOOD, "prot": 1}, {"name": "b", "model": "rel"}]).splitlines()) == 2
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -37,6 +38,13 @@ def test_a_try_that_ended_without_a_word_counts(tmp_path):
     tries = Tries(path, {"OWNMETAL_TRIES": "3", "OWNMETAL_PAUSE_SECONDS": "1"})
     assert (tries.number, tries.limit, tries.pause) == (2, 3, 1)
     assert "killed together" in tries.cause
+
+
+def test_another_server_on_the_port_is_seen_before_the_start():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert health.Client(url, "coder", "key").answered_by_another()
+    assert not health.Client(url, "coder", "key").answered_by_another()
 
 
 GIB = 1 << 30
