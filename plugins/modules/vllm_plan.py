@@ -95,6 +95,9 @@ options:
   layout:
     description: Where the role C(ownmetal.codex.vllm) puts things. With it, taken ports and missing files and space are found too.
     type: dict
+  hub:
+    description: What M(ownmetal.codex.vllm_model) said, with C(state=seen), of models that are still to be fetched.
+    type: dict
   free_space_gib:
     description: How many GiB a new environment needs, with O(layout).
     type: float
