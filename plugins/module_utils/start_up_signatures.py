@@ -124,7 +124,8 @@ START_UP: tuple[Signature, ...] = (
     ),
     Signature(
         "context_too_long",
-        r"User-specified max_model_len \((?P<what>\d+)\) is greater than the derived max_model_len",
+        # its end is not in the warning of a server that is told to do so all the same (VLLM_ALLOW_LONG_MAX_MODEL_LEN)
+        r"User-specified max_model_len \((?P<what>\d+)\) is greater than the derived max_model_len.*To allow overriding",
         NEVER,
         "max_model_len {what} is more than the model was made for",
         "lower max_model_len of {instance} in vllm_instances, " + APPLY,

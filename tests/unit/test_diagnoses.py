@@ -220,3 +220,10 @@ def test_raw_call(text: str, parser: str) -> None:
 @pytest.mark.parametrize("text", ["", "It is 21 degrees.", 'A name: {"name": "Ann"}', "call f(x) [see (a)]"])
 def test_no_raw_call(text: str) -> None:
     assert diagnoses.raw_call(text) is None
+
+
+def test_a_context_that_was_forced_is_not_blamed_for_another_failure():
+    """VLLM_ALLOW_LONG_MAX_MODEL_LEN turns that error into a warning, which stands in the log of whatever fails later."""
+    warning = "WARNING [model.py:2660] User-specified max_model_len (5000000) is greater than the derived max_model_len (...). Be careful.\n"
+    log = warning + (JOURNALS / "kv_cache_too_small.txt").read_text()
+    assert diagnoses.diagnose_journal(log, "coder").id == "kv_cache_too_small"
