@@ -310,7 +310,8 @@ START_UP: tuple[Signature, ...] = (
     ),
     Signature(
         "program_missing",
-        r"status=(?:127|203/EXEC)|Failed to (?:locate|execute) .*: No such file or directory|: not found$",
+        r"status=(?:127|203/EXEC)|Failed to (?:locate|execute) .*: No such file or directory|: not found$"
+        r"|^vllm-run: .*the environment of \S+ is missing",
         NEVER,
         "the environment of {instance} is missing",
         "build it again: ansible-playbook site.yml --limit {server}",

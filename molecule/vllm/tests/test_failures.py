@@ -10,12 +10,13 @@ import subprocess
 import time
 
 import pytest
+from ansible_collections.ownmetal.codex.plugins.module_utils.diagnoses import diagnose_journal
 from conftest import INVENTORY
 
 from lab import testing
 from lab.testing import ROOT
 
-CONFIG = {"max-model-len": 4096, "max-num-seqs": 2, "enforce-eager": True, "tool-call-parser": "hermes"}
+CONFIG = {"host": "127.0.0.1", "max-model-len": 4096, "max-num-seqs": 2, "enforce-eager": True, "tool-call-parser": "hermes"}
 VARIABLES = {"OWNMETAL_TRIES": 2, "OWNMETAL_PAUSE_SECONDS": 1}
 DROP_INS = {
     "credential": "[Service]\nLoadCredential=\nLoadCredential=api-key:/etc/vllm/none",
@@ -102,6 +103,8 @@ def ended(server):
             server.check_output("systemctl start --no-block " + " ".join(f"vllm@{name}" for name in batch))
             wait_until(lambda batch=batch: all(one["ActiveState"] == "failed" for one in states(server, batch).values()), 150)
             found.update(states(server, batch))
+            for name in batch:
+                found[name]["journal"] = server.check_output(f"journalctl -u vllm@{name} -o cat -n 80")
         yield found
     finally:
         for name in names:
@@ -116,6 +119,8 @@ def test_what_only_a_change_mends_stays_down_at_once(ended, name):
     state = ended[name]
     assert (state["ActiveState"], state["ExecMainStatus"], state["NRestarts"]) == ("failed", str(status), "0"), state
     assert words in state["StatusText"]
+    cause = diagnose_journal(state["journal"], name).cause  # what a play's error says
+    assert cause in state["StatusText"] or cause.startswith("the file with the server's key is missing"), cause
 
 
 @pytest.mark.parametrize("name", LATER)
@@ -204,20 +209,29 @@ def test_a_stop_lets_what_runs_end_within_the_limit_and_refuses_what_comes(serve
     assert said["short"] == "whole", said
     assert said["short ended"] > 0, said  # it was running when the stop came
     assert said["late"] in (500, 503, "ConnectionRefusedError"), said
-    assert said["late ended"] < 5, said
+    assert said["late ended"] < said["stopped"], said
     assert said["endless"] != "whole", said
-    assert DRAIN - 2 <= said["stopped"] <= DRAIN + 10, said
+    times = server.check_output(
+        "systemctl show --value --property=ActiveExitTimestampMonotonic --property=InactiveEnterTimestampMonotonic vllm@steady"
+    )
+    seconds = abs(int(times.split()[0]) - int(times.split()[1])) / 1e6
+    assert DRAIN - 1 <= seconds <= DRAIN + 12, times
     state = states(server, [steady])[steady]
     assert (state["ActiveState"], state["Result"]) == ("inactive", "success"), state
 
 
-HOLDER = "python3 -c 'import socket, time; s = socket.create_server((\"127.0.0.1\", 8199)); time.sleep(4)'"
+HOLDER = """
+import socket, subprocess
+with socket.create_server(("127.0.0.1", 8199)):
+    while subprocess.run("systemctl show -P NRestarts vllm@steady | grep -qx 0", shell=True).returncode == 0:
+        pass
+"""
 
 
 def test_a_deployment_waits_for_what_may_pass(server, steady):
-    """A port that is free again some seconds later: the first try fails, the second makes it, and the play says so."""
+    """A port that is free again when the first try has failed: the second makes it, and the play says so."""
     server.run("systemctl stop vllm@steady")
-    server.check_output(f"systemd-run --quiet --collect --unit=holder {HOLDER}")
+    server.check_output(f"cat > /run/holder.py <<'E'{HOLDER}E\nsystemd-run --quiet --collect --unit=holder python3 /run/holder.py; sleep 1")
     asked = json.dumps({"instances": [{"name": "steady", "home": "/var/lib/vllm/steady"}], "proof": False})
     words = ["ansible", "server1", "-i", str(INVENTORY), "--become", "-m", "ownmetal.codex.vllm_units", "-a", asked]
     done = subprocess.run(words, cwd=ROOT, env=testing.environment(), capture_output=True, text=True, check=False)
