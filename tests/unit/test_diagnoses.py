@@ -224,6 +224,6 @@ def test_no_raw_call(text: str) -> None:
 
 def test_a_context_that_was_forced_is_not_blamed_for_another_failure():
     """VLLM_ALLOW_LONG_MAX_MODEL_LEN turns that error into a warning, which stands in the log of whatever fails later."""
-    warning = "WARNING [model.py:2660] User-specified max_model_len (5000000) is greater than the derived max_model_len (...). Be careful.\n"
+    warning = "WARNING [model.py:2660] User-specified max_model_len (5000000) is greater than the derived max_model_len (...). Careful.\n"
     log = warning + (JOURNALS / "kv_cache_too_small.txt").read_text()
     assert diagnoses.diagnose_journal(log, "coder").id == "kv_cache_too_small"
