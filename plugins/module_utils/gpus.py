@@ -21,6 +21,8 @@ def look() -> dict[str, Any]:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
     except FileNotFoundError:
         return {"driver": _loaded_driver(), "gpus": [], "problem": "there is no nvidia-smi, so no NVIDIA driver"}
+    except OSError as error:
+        return {"driver": _loaded_driver(), "gpus": [], "problem": f"nvidia-smi cannot be run: {error.strerror}"}
     except subprocess.TimeoutExpired:
         return {"driver": _loaded_driver(), "gpus": [], "problem": f"nvidia-smi gave no answer in {SECONDS} s"}
     if done.returncode:

@@ -101,7 +101,7 @@ def ended(server):
     try:
         for batch in (names[:4], names[4:8], names[8:]):
             server.check_output("systemctl start --no-block " + " ".join(f"vllm@{name}" for name in batch))
-            wait_until(lambda batch=batch: all(one["ActiveState"] == "failed" for one in states(server, batch).values()), 150)
+            wait_until(lambda batch=batch: all(one["ActiveState"] == "failed" for one in states(server, batch).values()), 300)
             found.update(states(server, batch))
             for name in batch:
                 found[name]["journal"] = server.check_output(f"journalctl -u vllm@{name} -o cat -n 80")

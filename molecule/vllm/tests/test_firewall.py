@@ -119,7 +119,7 @@ def ollama(server2):
     """Return what systemd says of a stand-in for ollama on server2."""
     server2.check_output(
         f"mkdir -p /srv/ollama && touch /srv/ollama/model && cat > /etc/systemd/system/ollama.service <<'E'\n{OLLAMA}E\n"
-        f"cat > /usr/local/bin/nvidia-smi <<'E'\n{NVIDIA_SMI}E\n"
+        f"cat > /usr/local/bin/nvidia-smi <<'E'\n{NVIDIA_SMI}E\nchmod 755 /usr/local/bin/nvidia-smi\n"
         "systemctl daemon-reload && systemctl enable --quiet --now ollama"
     )
     yield lambda: server2.check_output("systemctl show --property=ActiveState,UnitFileState --value ollama").split()
