@@ -113,9 +113,11 @@ def deploy(jobs: Sequence[Job], prove: Optional[Prove], progress: Progress, keep
     of each failure. ``keep`` releases of each instance are left. ``prove`` asks a running instance what its release's proof.json
     says, and returns what it did; without it the first token is proof enough.
     """
-    systemctl("daemon-reload")  # before enable, which wants to know new units
-    systemctl("enable", "--quiet", "--", *(job.unit for job in jobs))
+    systemctl("daemon-reload")
     failures: list[Refused] = []
+    for job in jobs:
+        if job.verb == "enable":
+            _enable(job)
     with ThreadPoolExecutor(1 if one_by_one else len(jobs)) as pool:
 
         def one(job: Job) -> None:
@@ -156,6 +158,7 @@ def _serve(job: Job, prove: Optional[Prove], progress: Progress) -> Optional[Ref
     """Start what has to be started, prove it, and write down that it served; return why not."""
     if job.verb != "prove" or states([job.unit])[job.unit].active != "active":
         systemctl("daemon-reload")  # a release brings its unit's limits with it
+        _enable(job)
         # an operator's restarts count against the start limit too, and would leave a later crash down
         systemctl("reset-failed", "--", job.unit)
         if job.verb == "restart":
@@ -176,6 +179,13 @@ def _serve(job: Job, prove: Optional[Prove], progress: Progress) -> Optional[Ref
         releases.mark_served(job.home, current, did)
     progress.say(f"{job.name}: serves ({did})")
     return None
+
+
+def _enable(job: Job) -> None:
+    """Let the unit start with the host. Before its first release is the current one, systemd does not take it."""
+    done = systemctl("enable", "--quiet", "--", job.unit)
+    if done.returncode:
+        raise Refused(f"vllm_instances {job.name}", f"{job.unit} cannot be enabled: {done.stderr.strip()}.", "Mend that, then run again.")
 
 
 def _stop(job: Job, progress: Progress) -> None:
