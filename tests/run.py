@@ -58,7 +58,7 @@ PARTS = (
     ),
     Part(
         "vllm",
-        20,
+        35,
         "two servers: releases, upgrades that go back, the pool, each kind of failure, kills",
         ("molecule test --scenario-name vllm",),
         "molecule destroy --scenario-name vllm",

@@ -49,7 +49,7 @@ def test_the_installed_playbook_runs_by_its_full_name(installed):
     done = run("ansible-playbook", "ownmetal.codex.site", "-i", inventory, "--syntax-check", cwd=installed, **settings(installed))
     assert done.returncode == 0, done.stderr
     listed = run("ansible-playbook", "ownmetal.codex.site", "-i", inventory, "--list-tasks", cwd=installed, **settings(installed))
-    assert "vllm : Configure | Unit, key and instances" in listed.stdout
+    assert "vllm : Configure | Unit, key, and a new release" in listed.stdout
 
 
 def test_the_installed_modules_are_documented(installed):
@@ -62,7 +62,7 @@ def test_the_installed_modules_are_documented(installed):
 def test_the_checkout_is_the_collection():
     done = run("ansible-playbook", "site.yml", "-i", "inventories/example", "--list-tasks")
     assert done.returncode == 0, done.stderr
-    assert "ownmetal.codex.vllm : Configure | Unit, key and instances" in done.stdout
+    assert "ownmetal.codex.vllm : Configure | Unit, key, and a new release" in done.stdout
     for command in (
         ["ansible-doc", "ownmetal.codex.tree"],
         ["ansible-playbook", "ownmetal.codex.verify", "--syntax-check", "-i", "inventories/example"],
