@@ -54,8 +54,8 @@ molecule: tools .cache/micro-model ## the whole chain on lab hosts: check, conve
 molecule-vllm: tools .cache/micro-model ## the model servers' life on two lab hosts: releases, upgrades, the pool, faults
 	python tests/run.py vllm
 
-bench: lab-up ## time and round trips of a first and a second run of site.yml
-	python bench/site.py
+bench: tools .cache/micro-model ## measure against a plain role with stock modules (docs/speed.md): make bench BENCH="--full environment"
+	python bench/run.py $(BENCH)
 
 relock: tools ## make the hash-locked requirements anew from their .in files, and show what changed
 	eval "$$(python -m lab uv-settings)" && python tools/relock.py

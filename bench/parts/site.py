@@ -1,7 +1,7 @@
 """Time a first and a second run of site.yml on fresh lab hosts, and count the network round trips to each host.
 
 A round trip is one start of ssh or sftp by Ansible: one module, one file. The shares of the roles are those that
-ansible.posix.profile_roles measures. `make bench` runs this; it takes the lab's hosts down and up again first.
+ansible.posix.profile_roles measures.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-LAB = [*([] if os.geteuid() == 0 else ["sudo", "--preserve-env"]), sys.executable, "-m", "lab"]
+from bench import measure
+from bench.hosts import LAB, ROOT
+from bench.setup import Setup
+
 ROLE = re.compile(r"^([\w.]+) -+ ([\d.]+)s$", re.MULTILINE)
 
 
@@ -64,12 +65,13 @@ def run_site(addresses: dict[str, str]) -> tuple[float, dict[str, int], dict[str
     return seconds, trips, roles, changed
 
 
-def main() -> int:
-    """Print both runs side by side."""
+def measured(setup: Setup) -> list[measure.Row]:
+    """Print both runs side by side, and return what belongs into the table. The vLLM is the real one, whatever the other parts have."""
     addresses = fresh_hosts()
+    setup.booted = 0  # those of the other parts are gone
     runs = []
     for label in ("first", "second"):
-        print(f"bench: {label} run of site.yml ...", flush=True)
+        print(f"bench:   {label} run of site.yml ...", flush=True)
         runs.append(run_site(addresses))
     (first, first_trips, first_roles, first_changed), (second, second_trips, second_roles, second_changed) = runs
     print(f"\n{'':22}{'first run':>12}{'second run':>12}{'second/first':>14}")
@@ -82,8 +84,14 @@ def main() -> int:
         again = second_roles.get(name, 0.0)
         share = f"{took / first:.0%} -> {again / second:.0%} of the run"
         print(f"{'role ' + name:22}{took:12.1f}{again:12.1f}{share:>26}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    trips = [
+        measure.Row(
+            f"round trips to {name}, second run",
+            "first run",
+            str(first_trips[name]),
+            str(count),
+            f"{count / max(first_trips[name], 1):.3f}",
+        )
+        for name, count in sorted(second_trips.items())
+    ]
+    return [measure.share("second run of site.yml (1 round)", "first run", first, second), *trips]

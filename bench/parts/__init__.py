@@ -1,0 +1,1 @@
+"""What is measured: each part returns lines of the table."""

@@ -1,0 +1,60 @@
+"""Measure: `python bench/run.py [PART ...]`, all parts by default. See docs/speed.md.
+
+--full installs the collection's whole CPU track, with vLLM itself, instead of a smaller set with a stand-in: some GB and most of an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ["LAB_NAME"] = "bench"  # hosts of its own, beside the operator's lab
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+from bench import measure
+from bench.parts import environment, fan_out, integrity, site, switch, unchanged, upgrade
+from bench.setup import Setup
+
+PARTS: dict[str, Callable[[Setup], list[measure.Row]]] = {
+    "environment": environment.measured,
+    "upgrade": upgrade.measured,
+    "integrity": integrity.measured,
+    "switch": switch.measured,
+    "fan-out": fan_out.measured,
+    "unchanged": unchanged.measured,
+    "site": site.measured,
+}
+
+
+def main() -> int:
+    """Run the parts, and print the table."""
+    parser = argparse.ArgumentParser(description="Measure the collection against a plain role set with stock modules.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--full", action="store_true", help="install the whole CPU track instead of a stand-in")
+    parser.add_argument("--rounds", type=int, help="of each comparison (default: 5 for what takes seconds, 1 to 3 for what takes minutes)")
+    parser.add_argument("--hosts", type=int, default=4, choices=range(1, 11), metavar="1..10", help="at most (default: 4)")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
+    setup = Setup(arguments.full, arguments.rounds, arguments.hosts)
+    rows: list[measure.Row] = []
+    try:
+        for name, measured in PARTS.items():
+            if not arguments.parts or name in arguments.parts:
+                print(f"bench: {name} ...", flush=True)
+                rows += measured(setup)
+    finally:
+        setup.close()
+        if rows:
+            print(f"\n{measure.table(rows)}", flush=True)
+    missed = [row.what for row in rows if row.reached is False]
+    print(f"\n{sum(row.reached is True for row in rows)} targets reached, {len(missed)} missed", *missed, sep="\n- ")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
