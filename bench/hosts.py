@@ -21,6 +21,10 @@ LAB = [*([] if os.geteuid() == 0 else ["sudo", "--preserve-env"]), sys.executabl
 NEEDED = "python3-venv libnuma1 nftables openssl"  # Debian packages, so that no measurement waits for a mirror
 
 
+class Failed(Exception):
+    """Something that was measured did not work."""
+
+
 @dataclass(frozen=True)
 class Played:
     """What a run of Ansible was."""
@@ -49,7 +53,7 @@ def run(host: str, command: str) -> str:
     """Run a shell command in a host; return what it prints."""
     done = subprocess.run([*LAB, "exec", host, "sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"bench: {host}: {command}: {done.stdout[-500:]}{done.stderr[-1500:]}")
+        raise Failed(f"{host}: {command}: {done.stdout[-500:]}{done.stderr[-1500:]}")
     return done.stdout
 
 
@@ -66,7 +70,7 @@ def play(playbook: str, *options: str, plain: bool = False, **variables: Any) ->
     done = subprocess.run(words, cwd=folder, env=_environment(folder / "ansible.cfg"), capture_output=True, text=True, check=False)
     taken = time.monotonic() - start
     if done.returncode:
-        raise SystemExit(f"bench: {' '.join(words[:2])} {' '.join(options)} failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+        raise Failed(f"{' '.join(words[:2])} {' '.join(options)} failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
     return Played(taken, sum(int(number) for number in re.findall(r"changed=(\d+)", done.stdout)), done.stdout)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ os.environ["LAB_NAME"] = "bench"  # hosts of its own, beside the operator's lab
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from bench import measure
+from bench.hosts import Failed  # noqa: E402
 from bench.parts import environment, fan_out, integrity, site, switch, unchanged, upgrade
 from bench.setup import Setup
 
@@ -42,18 +44,23 @@ def main() -> int:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
     setup = Setup(arguments.full, arguments.rounds, arguments.hosts)
     rows: list[measure.Row] = []
+    failed: list[str] = []
     try:
         for name, measured in PARTS.items():
             if not arguments.parts or name in arguments.parts:
                 print(f"bench: {name} ...", flush=True)
-                rows += measured(setup)
+                try:
+                    rows += measured(setup)
+                except (Failed, subprocess.CalledProcessError) as error:  # the others may still be measured
+                    print(f"bench: {name} failed: {error}", file=sys.stderr, flush=True)
+                    failed.append(name)
     finally:
         setup.close()
         if rows:
             print(f"\n{measure.table(rows)}", flush=True)
     missed = [row.what for row in rows if row.reached is False]
     print(f"\n{sum(row.reached is True for row in rows)} targets reached, {len(missed)} missed", *missed, sep="\n- ")
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

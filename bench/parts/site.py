@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from bench import measure
-from bench.hosts import LAB, ROOT
+from bench.hosts import LAB, ROOT, Failed
 from bench.setup import Setup
 
 ROLE = re.compile(r"^([\w.]+) -+ ([\d.]+)s$", re.MULTILINE)
@@ -58,7 +58,7 @@ def run_site(addresses: dict[str, str]) -> tuple[float, dict[str, int], dict[str
         seconds = time.monotonic() - start
         lines = log.read_text().splitlines()
     if done.returncode:
-        raise SystemExit(f"site.yml failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+        raise Failed(f"site.yml failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
     trips = {name: sum(bool(re.search(rf"\b{re.escape(address)}\b", line)) for line in lines) for address, name in addresses.items()}
     changed = sum(int(number) for number in re.findall(r"changed=(\d+)", done.stdout))
     roles = {name.removeprefix("ownmetal.codex."): float(took) for name, took in ROLE.findall(done.stdout) if name != "total"}

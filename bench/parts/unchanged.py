@@ -43,5 +43,5 @@ def _run(setup: Setup, count: int, plain: bool) -> hosts.Played:
 def _again(setup: Setup, count: int, plain: bool) -> float:
     played = _run(setup, count, plain)
     if played.changed:
-        raise SystemExit(f"bench: a second run changed something:\n{played.said[-3000:]}")
+        raise hosts.Failed(f"a second run changed something:\n{played.said[-3000:]}")
     return played.seconds
