@@ -17,7 +17,7 @@ os.environ["LAB_NAME"] = "bench"  # hosts of its own, beside the operator's lab
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from bench import measure
-from bench.hosts import Failed  # noqa: E402
+from bench.hosts import Failed
 from bench.parts import environment, fan_out, integrity, site, switch, unchanged, upgrade
 from bench.setup import Setup
 
