@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "bench"
 INVENTORY = BENCH / "inventory"
 LAB = [*([] if os.geteuid() == 0 else ["sudo", "--preserve-env"]), sys.executable, "-m", "lab"]
-NEEDED = "python3-venv libnuma1 nftables openssl"  # Debian packages, so that no measurement waits for a mirror
+NEEDED = "python3-venv python3-packaging libnuma1 nftables openssl"  # Debian packages, so that no measurement waits for a mirror
 
 
 class Failed(Exception):

@@ -154,7 +154,7 @@ def main():
         print("{VLLM}")
         return
     text = open(sys.argv[sys.argv.index("--config") + 1]).read()
-    host = re.search(r"(?m)^.?host.?: *.?([0-9.]+)", text)
-    port = re.search(r"(?m)^.?port.?: *.?([0-9]+)", text)
+    host = re.search(r"(?m)^host: *['\"]?([0-9.]+)", text)
+    port = re.search(r"(?m)^port: *['\"]?([0-9]+)", text)
     http.server.ThreadingHTTPServer((host[1] if host else "127.0.0.1", int(port[1])), Handler).serve_forever()
 '''

@@ -33,7 +33,9 @@ def measured(setup: Setup) -> list[measure.Row]:
 def _run(setup: Setup, count: int, plain: bool) -> tuple[float, float]:
     before = setup.index.given
     if plain:
-        played = hosts.play("site.yml", *hosts.limit(count), "--tags", "plain_install", plain=True, **setup.peer())
+        played = hosts.play(
+            "site.yml", *hosts.limit(count), "--tags", "plain_install", plain=True, plain_vllm_restart=False, **setup.peer()
+        )
     else:
         played = hosts.play("playbooks/gpu_servers.yml", *hosts.limit(count), "--tags", "vllm_install", **setup.team())
     return played.seconds, setup.index.given - before
