@@ -121,7 +121,7 @@ def _digest(text: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
 
 
-_STAND_IN = f'''\
+_STAND_IN = rf'''\
 """A stand-in for vLLM in measurements: it answers the readiness probe and computes nothing."""
 
 import http.server
@@ -154,7 +154,7 @@ def main():
         print("{VLLM}")
         return
     text = open(sys.argv[sys.argv.index("--config") + 1]).read()
-    host = re.search(r"(?m)^host: *['\"]?([0-9.]+)", text)
-    port = re.search(r"(?m)^port: *['\"]?([0-9]+)", text)
+    host = re.search(r"(?m)^host: *\W?([0-9.]+)", text)
+    port = re.search(r"(?m)^port: *\W?([0-9]+)", text)
     http.server.ThreadingHTTPServer((host[1] if host else "127.0.0.1", int(port[1])), Handler).serve_forever()
 '''
