@@ -121,8 +121,7 @@ def _digest(text: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
 
 
-_STAND_IN = rf'''\
-"""A stand-in for vLLM in measurements: it answers the readiness probe and computes nothing."""
+_STAND_IN = rf'''"""A stand-in for vLLM in measurements: it answers the readiness probe and computes nothing."""
 
 import http.server
 import json
