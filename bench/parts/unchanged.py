@@ -12,16 +12,9 @@ def measured(setup: Setup) -> list[measure.Row]:
     """Deploy both, then run both again and again."""
     counts = [1] if setup.full else sorted({1, setup.most})
     setup.hosts(counts[-1])
-    first = {plain: _run(setup, counts[-1], plain) for plain in (False, True)}
-    rounds = setup.rounds(5)
-    rows = [
-        measure.faster(
-            f"first run on {counts[-1]} host(s), caches as the parts before left them (1 round)",
-            "plain role",
-            first[True].seconds,
-            first[False].seconds,
-        )
-    ]
+    for plain in (False, True):
+        _run(setup, counts[-1], plain)
+    rounds, rows = setup.rounds(5), []
     times = {}
     for count in counts:
         cases = {"peer": partial(_again, setup, count, True), "ours": partial(_again, setup, count, False)}
