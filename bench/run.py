@@ -22,12 +22,12 @@ from bench.parts import environment, fan_out, integrity, site, switch, unchanged
 from bench.setup import Setup
 
 PARTS: dict[str, Callable[[Setup], list[measure.Row]]] = {
+    "fan-out": fan_out.measured,
+    "unchanged": unchanged.measured,
     "environment": environment.measured,
     "upgrade": upgrade.measured,
     "integrity": integrity.measured,
     "switch": switch.measured,
-    "fan-out": fan_out.measured,
-    "unchanged": unchanged.measured,
     "site": site.measured,
 }
 
@@ -37,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the collection against a plain role set with stock modules.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--full", action="store_true", help="install the whole CPU track instead of a stand-in")
-    parser.add_argument("--rounds", type=int, help="of each comparison (default: 5 for what takes seconds, 1 to 3 for what takes minutes)")
+    parser.add_argument("--rounds", type=int, help="of each comparison (default: 5 for what takes seconds, 1 or 2 for what takes minutes)")
     parser.add_argument("--hosts", type=int, default=4, choices=range(1, 11), metavar="1..10", help="at most (default: 4)")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):

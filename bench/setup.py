@@ -105,6 +105,7 @@ class Setup:
             "vllm_instances": [instance],
             "vllm_proof": self.full,  # a stand-in gives a token and calls no tool
             "vllm_api_key": "a-key-of-the-measurement",
+            "vllm_api_key_file": str(wheels.CACHE / "api-key"),  # made even where a key is given
             "vllm_free_space_gib": 1 if not self.full else 6,
             "vllm_installer_environment": self.index.settings,
         }

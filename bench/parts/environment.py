@@ -19,7 +19,7 @@ def measured(setup: Setup) -> list[measure.Row]:
         "ours packed": lambda: _pack(setup),
         "ours taken": lambda: _after("server2", f"{OURS}/environments", lambda: setup.ours(host="server2", bench_pool="server1")),
     }
-    rounds = setup.rounds(1 if setup.full else 3)
+    rounds = setup.rounds(1 if setup.full else 2)
     found = measure.paired(rounds, cases, say)
     label = f"({setup.lock.label}; {rounds} rounds)"
     return [

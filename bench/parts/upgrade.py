@@ -14,7 +14,7 @@ def measured(setup: Setup) -> list[measure.Row]:
     hosts.run("server1", f"rm -rf {THEIRS} {THEIRS}-2")
     setup.ours()
     setup.theirs()
-    rounds = setup.rounds(1 if setup.full else 3)
+    rounds = setup.rounds(1 if setup.full else 2)
     second = f"{OURS}/environments/{setup.record(changed=True)['id']}"
     cases: dict[str, Callable[[], float]] = {
         "peer": lambda: _anew(f"{THEIRS}-2", lambda: setup.theirs(changed=True, venv=f"{THEIRS}-2")),
