@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -57,8 +58,7 @@ class Server:
 
     def run(self) -> int:
         """Return the exit code: 0 asked to stop, NEVER, LATER."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.asked_to_stop.set())
+        self._heed_stop_signals()
         processes.adopt_orphans()
         key = self._key()
         if key is None or self.tries.used_up:
@@ -91,6 +91,23 @@ class Server:
         processes.kill_all()
         output.join(timeout=2)
         return self._end(*(self.fault or self.log.verdict(status, self.ready_at is not None, killed)))
+
+    def _heed_stop_signals(self) -> None:
+        """See a stop at once, whatever the main thread waits for.
+
+        A handler runs in the main thread, so an Event.set there could wait for ever for a lock that this thread holds.
+        """
+        told, self._wakes = socket.socketpair()
+        self._wakes.setblocking(False)
+        signal.set_wakeup_fd(self._wakes.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+
+        def wait() -> None:
+            told.recv(1)
+            self.asked_to_stop.set()
+
+        threading.Thread(target=wait, daemon=True).start()
 
     def _key(self) -> Optional[str]:
         """Return the key of the unit's credential; None for an empty one, with which vLLM would let everyone in."""
