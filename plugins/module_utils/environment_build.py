@@ -107,7 +107,10 @@ def build(record: Mapping[str, Any], site: Site, progress: Progress) -> None:
         run([uv, "venv", "--quiet", "--clear", "--relocatable", "--no-config", "--python", record["interpreter"], part])
         wheels(record, site, uv, part, progress)
         _finish_part(record, uv, part, site.final(name), progress)
-    except OSError as error:
+    except (OSError, Refused) as error:
+        environment_manifest.remove(part)  # a disk that became full has its space back
+        if isinstance(error, Refused):
+            raise
         raise Refused("vllm_directory", f"{name} could not be built: {error}.", "Nothing was half-installed. Run it again.") from error
     finish(site, name)
 

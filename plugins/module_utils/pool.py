@@ -8,6 +8,7 @@ digest. So neither the way nor who listens at that port has to be trusted.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -19,6 +20,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from collections import deque
@@ -71,14 +73,22 @@ def pack(site: Site, name: str, pool: str, progress: Progress) -> dict[str, Any]
     digest = hashlib.sha256()
     command = ["tar", "--create", "--sort=name", "--owner=0", "--group=0", "--numeric-owner", "-C", site.environments, name]
     child = spawn(command, stdout=subprocess.PIPE)
-    with open(part, "wb") as out:
-        for block in compressed(_blocks(child.stdout, total, f"{name}: packing for the other servers", progress)):
-            digest.update(block)
-            out.write(block)
-        out.flush()
-        os.fsync(out.fileno())
-    if child.wait() != 0:
-        raise Refused("vllm_pool_directory", f"{name} could not be packed: tar ended with {child.returncode}.", "Run it again.")
+    try:
+        with open(part, "wb") as out:
+            for block in compressed(_blocks(child.stdout, total, f"{name}: packing for the other servers", progress)):
+                digest.update(block)
+                out.write(block)
+            out.flush()
+            os.fsync(out.fileno())
+        if child.wait() != 0:
+            raise OSError(f"tar ended with {child.returncode}")
+    except OSError as error:
+        child.kill()
+        child.communicate()
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        why = f"{name} could not be packed for the other servers: {error}."
+        raise Refused("vllm_pool_directory", why, "Look for a full disk, or name a directory on a larger one.") from error
     os.rename(part, f"{pool}/environments/{file}")
     found = {"id": name, "file": file, "sha256": digest.hexdigest(), "size": os.path.getsize(f"{pool}/environments/{file}"), "bytes": total}
     with open(f"{record_path(pool, name)}.part", "w", encoding="utf-8") as stream:
@@ -269,32 +279,47 @@ class Taken:
         return Refused("vllm_pool_host", why, instead)
 
 
+def _not_unpacked(name: str, wrong: str) -> Refused:
+    if "No space left on device" in wrong:
+        why, instead = f"the disk became full while {name} was unpacked", "Free some space, or name a directory on a larger disk"
+    else:
+        why, instead = f"{name} could not be unpacked", "Nothing was half-installed. Run it again"
+    return Refused("vllm_directory", f"{why}: {wrong.rstrip('.')}.", f"{instead}.")
+
+
 def unpack(name: str, blocks: Iterable[bytes], total: int, size: int, site: Site, progress: Progress) -> None:
     """Make an environment of its archive's content, aside, and move it into its place when it is whole."""
     part = prepare(site, name)
     check_space("vllm_directory", site.directory, total * 1.05, f"unpacking {name}")
     os.makedirs(part)
-    command = ["tar", "--extract", "--gzip", "--preserve-permissions", "--no-same-owner", "--strip-components=1", "-C", part]
-    child = spawn(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = ["tar", "-xzp", "--warning=none", "--no-same-owner", "--strip-components=1", "-C", part]
     done = 0
-    try:
-        for block in blocks:
-            if child.stdin:
-                child.stdin.write(block)
-            done += len(block)
-            progress.say(f"{name}: taking it from the pool, {10 * done // max(size, 1) * 10} %")
-    except BrokenPipeError:
-        pass  # tar says why
-    except Refused:
-        child.kill()
+    with tempfile.TemporaryFile() as complaints:  # no pipe: on a full disk tar complains of every file, and nobody reads meanwhile
+        child = spawn(command, stdin=subprocess.PIPE, stderr=complaints)
+        try:
+            for block in blocks:
+                if child.stdin:
+                    child.stdin.write(block)
+                if os.fstat(complaints.fileno()).st_size:
+                    break
+                done += len(block)
+                progress.say(f"{name}: taking it from the pool, {10 * done // max(size, 1) * 10} %")
+        except BrokenPipeError:
+            pass  # tar says why
+        except Refused:
+            child.kill()
+            child.communicate()
+            environment_manifest.remove(part)
+            raise
+        if os.fstat(complaints.fileno()).st_size:
+            child.kill()  # it would go through the rest, one complaint a file
         child.communicate()
-        environment_manifest.remove(part)
-        raise
-    said = child.communicate()[1].decode(errors="replace").strip()
-    wrong = said if child.returncode else environment_manifest.damage(part)
+        complaints.seek(0)
+        said = complaints.readline().decode(errors="replace").strip()
+    wrong = said or (f"tar ended with {child.returncode}" if child.returncode else environment_manifest.damage(part))
     if wrong:
         environment_manifest.remove(part)
-        raise Refused("vllm_directory", f"{name} could not be unpacked: {wrong}.", "Nothing was half-installed. Run it again.")
+        raise _not_unpacked(name, wrong)
     os.chmod(part, stat.S_IMODE(os.stat(part).st_mode) & ~environment_manifest.WRITE)  # all that is in it came so
     finish(site, name)
 

@@ -181,6 +181,25 @@ def test_the_pool_ends_by_itself_and_is_nobodys(fetched, server):
     assert "token" not in server.check_output("systemctl status --no-pager ownmetal-pool.service")
 
 
+@pytest.fixture
+def small_disk(emptied):
+    """Environments lie on a disk of their own, which is too small for one."""
+    emptied.check_output(f"mkdir -p {HOME}/environments && mount -t tmpfs -o size=900m small {HOME}/environments")
+    yield emptied
+    emptied.check_output(f"umount {HOME}/environments")
+
+
+def test_a_disk_that_becomes_full_has_its_space_back_and_the_next_run_heals(small_disk, playbook):
+    code, said = playbook("gpu_servers", *INSTALL, "--limit", "server2", **PLACES)
+    assert code != 0
+    assert "vllm_directory: the disk became full while" in said, said[-2000:]
+    assert small_disk.check_output(f"ls -A {HOME}/environments") == ""
+    small_disk.check_output(f"mount -o remount,size=5g {HOME}/environments")
+    code, said = playbook("gpu_servers", *INSTALL, "--limit", "server2", **PLACES)
+    assert code == 0, said[-3000:]
+    assert len(environments(small_disk)) == 1
+
+
 def carry(path):
     """Take a file from the first server to the second, as on a disk."""
     lab = [sys.executable, "-m", "lab", "exec"]
@@ -198,6 +217,13 @@ def test_a_bundle_fills_a_pool_that_has_no_way_out(emptied, playbook, uplink):
     before = uplink()["server2"]
     code, said = playbook("unbundle", "--limit", "server2", **alone)
     assert code == 0, said[-3000:]
+    emptied.check_output(f"mkdir -p {HOME}/environments && mount -t tmpfs -o size=900m small {HOME}/environments")
+    code, said = playbook("gpu_servers", *INSTALL, "--limit", "server2", **alone)
+    left = emptied.check_output(f"ls -A {HOME}/environments")
+    emptied.check_output(f"umount {HOME}/environments")
+    assert code != 0
+    assert "the disk became full" in said, said[-2000:]
+    assert left == ""
     code, said = playbook("gpu_servers", *INSTALL, "--limit", "server2", **alone)
     assert code == 0, said[-3000:]
     assert len(environments(emptied)) == 1
