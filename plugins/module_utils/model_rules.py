@@ -347,6 +347,18 @@ def _cpu_memory(subject: Subject, fit: memory.Fit) -> Iterator[Finding]:
         yield certain, subject.refused("model", why, "Take a smaller model, or a server with more memory.")
 
 
+def _limit(subject: Subject) -> Iterator[Finding]:
+    """Find a memory_limit_gib in which a CPU's model cannot live: the kernel would kill it while it loads."""
+    fit, limit = subject.fit(), subject.entry["memory_limit_gib"]
+    if not limit or fit is None or subject.track.device != "cpu":
+        return
+    cache = max(fit.needed, subject.cpu_space or 0)
+    if limit * GIB < fit.weights + cache:
+        enough = math.ceil((fit.weights + fit.reserve + cache) / GIB)
+        why = f"is {limit}, the weights take {_gib(fit.weights)}, the cache {_gib(cache)}, and vLLM itself about {_gib(fit.reserve)}."
+        yield True, subject.refused("memory_limit_gib", why, f"Write memory_limit_gib: {enough}.", memory_limit_gib=enough)
+
+
 def together(subjects: Sequence[Subject]) -> Iterator[Refused]:
     """Find instances of a CPU track that fit the server's memory alone, and not together. (GPUs are no two instances'.)"""
     host = subjects[0].host if subjects else None
@@ -521,4 +533,4 @@ def _paths(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tu
 
 
 Rule = Callable[[Subject], Iterator[Finding]]
-RULES: Sequence[Rule] = (_folder, _context, _split, _gpus, _memory, _family, _reasoning, _template, _codex)
+RULES: Sequence[Rule] = (_folder, _context, _split, _gpus, _memory, _limit, _family, _reasoning, _template, _codex)

@@ -483,6 +483,17 @@ SIZES = [
         proposal=None,
     ),
     Case(
+        "a CPU's model that its own limit would kill",
+        "memory_limit_gib: is 16, the weights take 15.0 GiB, the cache 5.0 GiB",
+        "Write memory_limit_gib: 2",
+        instance=SMALL,
+        keys={"environment": {"VLLM_CPU_KVCACHE_SPACE": 5}, "memory_limit_gib": 16},
+        track="cpu-py311",
+        host="debian 12, no GPU",
+        model=folder("llama-3.1-8b"),
+        proposal=keys(memory_limit_gib=23),
+    ),
+    Case(
         "two that fit a CPU's memory alone",
         "vllm_instances coder, second: do not fit together: gpu1 has 24.0 GiB of memory, and weights and cache take 26.0 GiB (coder",
         instance={**HERMES, "environment": {"VLLM_CPU_KVCACHE_SPACE": 13}},
