@@ -173,7 +173,7 @@ def test_a_dead_and_a_frozen_engine_are_noticed_and_started_again(server, steady
 
 DRAIN = 5
 STOP = """
-import json, subprocess, sys, threading, time, urllib.error, urllib.request
+import http.client, json, subprocess, sys, threading, time, urllib.error, urllib.request
 key, url = sys.stdin.readline().strip(), "http://127.0.0.1:8199/v1/completions"
 said = {}
 def ask(name, tokens):
@@ -184,6 +184,8 @@ def ask(name, tokens):
             said[name] = "whole" if b"[DONE]" in answer.read() else "cut"
     except urllib.error.HTTPError as error:
         said[name] = error.code
+    except http.client.HTTPException:  # an end without the last piece
+        said[name] = "cut"
     except OSError as error:
         said[name] = type(getattr(error, "reason", error)).__name__
     said[name + " ended"] = time.time()

@@ -161,7 +161,8 @@ def test_ollama_is_named_replaced_and_brought_back(server2, ollama, key, playboo
 def test_a_reboot_keeps_the_rules_and_the_instances_come_up_by_themselves(server, server2, address, key):
     booted = "systemctl show -P UserspaceTimestampMonotonic"
     before = server.check_output(booted)
-    server.run("systemctl reboot")
+    # a second later: this connection ends first
+    server.check_output("systemd-run --quiet --on-active=1 --timer-property=AccuracySec=100ms systemctl reboot")
     assert eventually(lambda: server.run(booted).stdout.strip() not in ("", before), 60)
     assert eventually(lambda: "jump instance_second" in server.run(TABLE).stdout, 20)
     assert eventually(lambda: answers(server, key) and reaches(server2, address), 300)
