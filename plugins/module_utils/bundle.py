@@ -7,6 +7,7 @@ It is a plain tar of what is packed already. The list of its files with their di
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -24,7 +25,6 @@ from .progress import Progress
 
 LIST = "ownmetal-bundle.json"
 FORMAT = 1
-PART = re.compile(r"[A-Za-z0-9_+@-][A-Za-z0-9_.+@-]*|\.[A-Za-z0-9_][A-Za-z0-9_.+@-]*")
 Roots = Mapping[str, str]  # "environments", "models", "uv" -> directory
 
 
@@ -63,6 +63,20 @@ def write(path: str, roots: Roots, environments: list[str], progress: Progress) 
     names = list(contents(roots, environments))
     total = sum(os.path.getsize(_place(roots, name)) for name in names)
     check_space("bundle_file", os.path.dirname(path), total * 1.02, "the bundle")
+    if not environments:
+        why = "no server of this run needs an environment, so there is nothing to carry."
+        raise Refused("bundle_file", why, "Look at vllm_instances, and at --limit.")
+    if unnamed := [name for name in names if not _named(name, roots)]:
+        raise Refused("bundle_file", f"{unnamed[0]!r} has a name that no bundle can hold.", "Rename it, or keep it out of the pool.")
+    try:
+        return _write(path, names, total, roots, progress)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{path}.part")
+        raise Refused("bundle_file", f"{path} cannot be written: {error}.", "Look for a full disk, or name another place.") from error
+
+
+def _write(path: str, names: list[str], total: int, roots: Roots, progress: Progress) -> list[str]:
     rows: dict[str, Any] = {}
     done = 0
     with tarfile.open(f"{path}.part", "w", format=tarfile.PAX_FORMAT) as archive:
@@ -164,7 +178,7 @@ def _same(one: str, other: str) -> bool:
 
 def _named(name: str, roots: Roots) -> bool:
     root, *parts = name.split("/")
-    return root in roots and bool(parts) and all(PART.fullmatch(part) for part in parts)
+    return root in roots and bool(parts) and all(part.isprintable() and part not in ("", ".", "..") for part in parts)
 
 
 def _place(roots: Roots, name: str) -> str:

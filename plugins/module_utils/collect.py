@@ -36,13 +36,13 @@ def find(instances: str, models: str, environments: str, pool: str, keep: Iterab
         for path in sorted(glob.glob(f"{glob.escape(place)}/*") + glob.glob(f"{glob.escape(place)}/.*")) if place else []:
             aside = ASIDE.fullmatch(os.path.basename(path))
             if aside:
-                used = _held(locks, f"model-{aside.group(1)}") if kind == "model" else True
+                used = _held(locks, f"model-{aside.group(1)}" if kind == "model" else "vllm-environments")
             elif kind == "archive":
                 used = any(os.path.basename(path).startswith(f"{name}.") for name in names)
             else:
                 used = path in kept or os.path.realpath(path) in kept or os.path.islink(path) or not os.path.isdir(path)
             if not used:
-                doomed.append({"path": path, "kind": "unfinished model" if aside else kind})
+                doomed.append({"path": path, "kind": f"unfinished {kind}" if aside else kind})
     sizes = _freed([row["path"] for row in doomed])
     return [{**row, "bytes": size} for row, size in zip(doomed, sizes)]
 

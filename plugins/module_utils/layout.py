@@ -98,14 +98,15 @@ def new_releases(
 ) -> dict[str, int]:
     """Return instance -> number, of those whose current release is not what it should be.
 
-    ``seen`` is what ownmetal.codex.tree observed of their directories (releases); a number is never used twice.
+    ``seen`` is what ownmetal.codex.tree observed of their directories (releases). A number is used again only where nothing was switched
+    to it: so the phase that writes may run twice, and the one that runs finds what the other wrote.
     """
     changed = list(changed_paths)
     numbers = {}
     for instance in instances:
         home = home_path(instance["name"], layout)
         if any(path.startswith(f"{home}/{CURRENT}/") for path in changed):
-            numbers[instance["name"]] = max(seen[home]["numbers"], default=0) + 1
+            numbers[instance["name"]] = seen[home]["pending"] or max(seen[home]["numbers"], default=0) + 1
     return numbers
 
 

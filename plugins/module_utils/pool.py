@@ -32,7 +32,7 @@ from . import environment_manifest
 from .children import Failed, run, spawn
 from .environment_build import Site, build, check_space, finish, prepare
 from .errors import Refused
-from .progress import Progress
+from .progress import Progress, alone
 
 RUN = "/run/ownmetal-pool"
 UNIT = "ownmetal-pool.service"
@@ -132,8 +132,9 @@ def share(roots: Mapping[str, str], port: int, allowed: list[str], token: str) -
     The token is the caller's: at -vvv Ansible prints whatever a host answers. One server serves all takers: it is started when none
     runs, and ends by itself.
     """
-    if not _runs(port):
-        _start(port)
+    with alone("pool-server", Progress()):  # two jobs that find no server would each clear what the other one writes
+        if not _runs(port):
+            _start(port)
     path = f"{RUN}/tokens/{hashlib.sha256(token.encode()).hexdigest()}"
     with open(f"{path}.part", "w", encoding="utf-8") as stream:
         json.dump({"roots": dict(roots), "paths": allowed}, stream)

@@ -20,16 +20,28 @@ from typing import Any, Optional
 from .errors import Refused
 
 SERVED, REPLACES, PROOF = "served.json", "replaces", "proof.json"
+PARTS = ("environment", "model", "config.yaml", "variables.env", "unit.conf")
 
 
 def read(home: str) -> dict[str, Any]:
-    """Return the ``numbers`` of an instance's releases, ascending, the ``current`` one (or None), and which have ``served``."""
+    """Return the ``numbers`` of an instance's releases, ascending, the ``current`` one (or None), which have ``served``, and ``pending``.
+
+    A pending release is the newest one, where it was written and never switched to.
+    """
     try:
         numbers = sorted(int(name) for name in os.listdir(f"{home}/releases") if name.isdecimal())
     except (FileNotFoundError, NotADirectoryError):
         numbers = []
     served = [number for number in numbers if os.path.exists(f"{home}/releases/{number}/{SERVED}")]
-    return {"numbers": numbers, "current": current(home), "served": served}
+    now, newest = current(home), max(numbers, default=None)
+    tried = newest is None or newest == now or newest in served or os.path.exists(f"{home}/releases/{newest}/{REPLACES}")
+    return {"numbers": numbers, "current": now, "served": served, "pending": None if tried else newest}
+
+
+def missing(home: str, number: int) -> Optional[str]:
+    """Return what a release lacks that a start needs, None for a whole one."""
+    place = f"{home}/releases/{number}"
+    return next((f"{place}/{part}" for part in PARTS if not os.path.exists(f"{place}/{part}")), None)
 
 
 def current(home: str) -> Optional[int]:
@@ -88,7 +100,9 @@ def to_go_back_to(home: str) -> Optional[int]:
 def prune(home: str, keep: int) -> list[int]:
     """Remove all but the newest ``keep`` releases, never the current one or the one to go back to; return what went."""
     found = read(home)
-    wanted = {found["current"], to_go_back_to(home), *found["numbers"][-keep:]}
+    # those that failed are kept too, to be looked at, but take no place of one that served
+    newest = {*found["served"][-keep:], *found["numbers"][-keep:]} if keep else set()
+    wanted = {found["current"], to_go_back_to(home), *newest}
     doomed = [number for number in found["numbers"] if number not in wanted]
     for number in doomed:
         shutil.rmtree(f"{home}/releases/{number}")
@@ -116,16 +130,12 @@ def history(home: str) -> list[dict[str, Any]]:
     return rows
 
 
-def choose(homes: Sequence[str], instance: str, number: Optional[int]) -> int:
+def choose(home: str, instance: str, number: Optional[int]) -> int:
     """Return the release that an instance is rolled back to: the one that is asked for, or the one before the current one.
 
     Raises Refused for what is not there.
     """
     where = f"-e instance={instance}"
-    names = {os.path.basename(home): home for home in homes}
-    if instance not in names:
-        raise Refused(where, "this server has no such instance.", f"It has: {', '.join(names) or 'none'}.")
-    home = names[instance]
     found = read(home)
     if number is None:
         back = to_go_back_to(home)
@@ -136,10 +146,10 @@ def choose(homes: Sequence[str], instance: str, number: Optional[int]) -> int:
         why = f"release {number} " + ("runs already." if number == found["current"] else "is not there.")
         others = [str(one) for one in found["numbers"] if one != found["current"]]
         raise Refused(where, why, f"It has: {', '.join(others) or 'no other'}.")
-    for part in ("environment", "model"):
-        if not os.path.exists(f"{home}/releases/{number}/{part}"):
-            target = os.readlink(f"{home}/releases/{number}/{part}")
-            raise Refused(where, f"release {number} needs {target}, which is gone.", "Choose another, or let site.yml make a new one.")
+    lacks = missing(home, number)
+    if lacks:
+        gone = os.readlink(lacks) if os.path.islink(lacks) else lacks
+        raise Refused(where, f"release {number} needs {gone}, which is gone.", "Choose another, or let site.yml make a new one.")
     return number
 
 

@@ -22,7 +22,7 @@ from .progress import Progress
 JOURNAL_LINES = 80
 SHOWN_LINES = 12
 LOOK_SECONDS = 0.5
-# a failure that may pass is tried again by the unit itself: so often, and so long, a deployment waits for that
+# a failure that may pass is tried again by the unit itself: a deployment waits for so many tries, and so long for a change of what they say
 TRIES, TRIES_SECONDS = 3, 300.0
 VERDICT = re.compile(r"^(waiting .*? of \d+|down after \d+ tries): ")
 FIRST_TOKEN = "first token"
@@ -93,10 +93,10 @@ def work(instances: Sequence[Mapping[str, Any]], restart: Sequence[str], now: Ma
         verb = None
         if release is not None and release != current:
             verb = "switch"
+        elif unit_name(name) in restart and state.active not in ("inactive", "failed"):
+            verb = "restart"  # one that is still starting, too: it has read the old files
         elif state.active != "active":
             verb = "start"
-        elif unit_name(name) in restart:
-            verb = "restart"
         elif current is not None and current not in releases.read(home)["served"]:
             verb = "prove"
         elif state.enabled != "enabled":
@@ -106,6 +106,19 @@ def work(instances: Sequence[Mapping[str, Any]], restart: Sequence[str], now: Ma
     return jobs
 
 
+def check_written(jobs: Sequence[Job]) -> None:
+    """Raise ManyRefused for releases to switch to that are not whole, before anything is stopped for them."""
+    refused = []
+    for job in jobs:
+        lacks = releases.missing(job.home, job.release) if job.verb == "switch" and job.release is not None else None
+        if lacks:
+            why = f"release {job.release}, which is to run, has no {lacks}: the phase that writes it was left out."
+            instead = "Run it without --tags, or with --tags vllm_install,vllm_configure,vllm_run."
+            refused.append(Refused(f"vllm_instances {job.name}", why, instead))
+    if refused:
+        raise ManyRefused(refused)
+
+
 def deploy(jobs: Sequence[Job], prove: Optional[Prove], progress: Progress, keep: int, one_by_one: bool = False) -> None:
     """Do the jobs side by side, or one after another until one fails.
 
@@ -113,6 +126,7 @@ def deploy(jobs: Sequence[Job], prove: Optional[Prove], progress: Progress, keep
     of each failure. ``keep`` releases of each instance are left. ``prove`` asks a running instance what its release's proof.json
     says, and returns what it did; without it the first token is proof enough.
     """
+    check_written(jobs)
     systemctl("daemon-reload")
     failures: list[Refused] = []
     for job in jobs:
@@ -158,7 +172,10 @@ def _serve(job: Job, prove: Optional[Prove], progress: Progress) -> Optional[Ref
     """Start what has to be started, prove it, and write down that it served; return why not."""
     if job.verb != "prove" or states([job.unit])[job.unit].active != "active":
         systemctl("daemon-reload")  # a release brings its unit's limits with it
-        _enable(job)
+        try:
+            _enable(job)
+        except Refused as refused:
+            return refused
         # an operator's restarts count against the start limit too, and would leave a later crash down
         systemctl("reset-failed", "--", job.unit)
         if job.verb == "restart":
@@ -218,9 +235,12 @@ def _start(job: Job, progress: Progress) -> bool:
 
 def _tried_again(unit: str) -> bool:
     """Wait for further tries of a unit whose first one failed; tell whether one of them made it."""
+    before: dict[str, str] = {}
     end = time.monotonic() + TRIES_SECONDS
     while time.monotonic() < end:
-        seen = _properties(unit, "ActiveState", "SubState", "NRestarts")
+        seen = _properties(unit, "ActiveState", "SubState", "NRestarts", "StatusText")
+        if seen != before:  # a try that loads large weights moves for longer than that
+            before, end = seen, time.monotonic() + TRIES_SECONDS
         if seen.get("ActiveState") != "activating":
             return seen.get("ActiveState") == "active"
         failed = int(seen.get("NRestarts", "0")) + (seen.get("SubState") == "auto-restart")

@@ -117,6 +117,12 @@ options:
     description: After how many seconds without bytes a download is tried again.
     type: float
     default: 60
+  environment:
+    description:
+      - Environment variables for downloads from the hub, such as C(HTTPS_PROXY), as a JSON object in one string.
+      - Not Ansible's keyword C(environment), which writes them on a command line that every user of the host can read.
+    type: str
+    default: "{}"
   secrets_pipe:
     description: Where the job reads the tokens. The action sets it.
     type: path
@@ -169,11 +175,13 @@ manifest:
   returned: with O(state=locked)
 """
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any, Optional
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.ownmetal.codex.plugins.module_utils.children import hidden
 from ansible_collections.ownmetal.codex.plugins.module_utils.download import TRIES
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.handed import receive
@@ -261,6 +269,7 @@ def main() -> None:
             "pool_token_from": {"type": "str", "no_log": False},
             "share": {"type": "dict", "options": {"port": {"type": "int", "required": True}, "pool": {"type": "path", "required": True}}},
             "stall_seconds": {"type": "float", "default": 60.0},
+            "environment": {"type": "str", "default": "{}", "no_log": True},
             "secrets_pipe": {"type": "path", "no_log": False},
             "progress_file": {"type": "path"},
         },
@@ -272,6 +281,7 @@ def main() -> None:
     try:
         secrets = receive(options["secrets_pipe"]) if options["secrets_pipe"] else {}
         module.no_log_values.update(value for value in secrets.values() if value)
+        os.environ.update((name, str(value)) for name, value in json.loads(options["environment"]).items())
         tries = TRIES if options["state"] == "present" else FEW_TRIES  # who only looks is not kept waiting
         hub = Hub(options["hub_url"], secrets.get("token", ""), options["stall_seconds"], tries)
         models = [wanted(row) for row in options["models"]]
@@ -287,7 +297,7 @@ def main() -> None:
             if options["share"]:
                 opened.update(source=opened_to_one_more(options["share"], options["directory"], models, secrets["share_token"]))
     except Refused as refused:
-        module.fail_json(msg=str(refused))
+        module.fail_json(msg=hidden(str(refused), json.loads(options["environment"])))
     module.exit_json(changed=bool(fetched), fetched=fetched, **opened)
 
 

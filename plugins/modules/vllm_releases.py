@@ -50,7 +50,7 @@ report:
 release:
   description: The number that is chosen.
   type: int
-  returned: when O(instance) is given
+  returned: when O(instance) is given, and is one of this server's
 """
 
 import os
@@ -73,8 +73,9 @@ def main() -> None:
     homes, instance = module.params["homes"], module.params["instance"]
     result = {"changed": False, "releases": {os.path.basename(home): history(home) for home in homes}, "report": report(homes)}
     try:
-        if instance:
-            result["release"] = choose(homes, instance, module.params["release"])
+        if instance in result["releases"]:
+            home = next(one for one in homes if os.path.basename(one) == instance)
+            result["release"] = choose(home, instance, module.params["release"])
     except Refused as refused:
         module.fail_json(msg=str(refused), **result)
     module.exit_json(**result)

@@ -1,5 +1,6 @@
 """Only what nothing links to goes, and the space that is promised is what comes back."""
 
+import contextlib
 import fcntl
 import os
 
@@ -30,8 +31,10 @@ def look(server, keep=()):
 
 
 def test_what_nothing_links_to_is_found(server):
-    with open(server / "locks/ownmetal-model-busy", "w", encoding="ascii") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as locks:
+        for thing in ("model-busy", "vllm-environments"):
+            held = locks.enter_context(open(server / f"locks/ownmetal-{thing}", "w", encoding="ascii"))
+            fcntl.flock(held, fcntl.LOCK_EX)
         paths, _ = look(server, ["models/wanted"])
     assert set(paths) == {"models/old", "models/.half.part", "environments/e2", "pool/environments/e2.tar.gz"}
     assert paths["environments/e2"] == 0, "its file has another name, in the installer's cache"
@@ -44,8 +47,9 @@ def test_it_goes_and_the_rest_stays(server):
     paths, found = look(server)
     remove(row["path"] for row in found)
     assert not any((server / path).exists() for path in paths)
-    for path in ("models/used/w", "environments/e1", "environments/.e3.part", "srv/operators/w", "cached", "pool/environments/e1.tar.gz"):
+    for path in ("models/used/w", "environments/e1", "srv/operators/w", "cached", "pool/environments/e1.tar.gz"):
         assert (server / path).exists(), path
+    assert not (server / "environments/.e3.part").exists(), "nobody works at it"
     assert look(server)[0] == {}
 
 

@@ -5,10 +5,11 @@ import os
 import re
 
 import pytest
-from ansible_collections.ownmetal.codex.plugins.module_utils import releases
+from ansible_collections.ownmetal.codex.plugins.module_utils import releases, units
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import instances
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.layout import new_release_files, new_releases
+from ansible_collections.ownmetal.codex.plugins.module_utils.progress import Progress
 from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import track
 from ansible_collections.ownmetal.codex.plugins.module_utils.units import UnitState, work
 
@@ -42,19 +43,38 @@ def home(tmp_path):
 
 
 NUMBERS = [
-    # seen                      what differs                                next
-    ([], [f"{HOME}/current/config.yaml"], {"coder": 1}),
-    ([1, 2], [f"{HOME}/current/variables.env"], {"coder": 3}),
-    ([1, 7], [f"{HOME}/current/model"], {"coder": 8}),  # a number is never used twice, whatever an interrupted run left
-    ([1], [], {}),
-    ([1], ["/etc/vllm/coder.yaml", "/unit"], {}),  # what is not in a release makes none
-    ([1], ["/var/lib/vllm/coder-2/current/config.yaml"], {}),
+    # seen    pending  what differs                                next
+    ([], None, [f"{HOME}/current/config.yaml"], {"coder": 1}),
+    ([1, 2], None, [f"{HOME}/current/variables.env"], {"coder": 3}),
+    ([1, 7], None, [f"{HOME}/current/model"], {"coder": 8}),
+    ([1, 7], 7, [f"{HOME}/current/model"], {"coder": 7}),  # it was written, perhaps by half, and nothing was switched to it
+    ([1], None, [], {}),
+    ([1], None, ["/etc/vllm/coder.yaml", "/unit"], {}),  # what is not in a release makes none
+    ([1], None, ["/var/lib/vllm/coder-2/current/config.yaml"], {}),
 ]
 
 
-@pytest.mark.parametrize(("numbers", "changed", "expected"), NUMBERS)
-def test_a_release_is_made_of_what_differs(numbers, changed, expected):
-    assert new_releases(coder(), LAYOUT, {HOME: {"numbers": numbers}}, changed) == expected
+@pytest.mark.parametrize(("numbers", "pending", "changed", "expected"), NUMBERS)
+def test_a_release_is_made_of_what_differs(numbers, pending, changed, expected):
+    assert new_releases(coder(), LAYOUT, {HOME: {"numbers": numbers, "pending": pending}}, changed) == expected
+
+
+def test_a_release_is_pending_until_something_is_switched_to_it(home):
+    assert releases.read(home)["pending"] is None
+    os.mkdir(f"{home}/releases/6")
+    assert releases.read(home)["pending"] == 6
+    releases.switch(home, 6)
+    releases.switch(home, 5)  # it failed, and its number is used up
+    assert releases.read(home)["pending"] is None
+
+
+def test_nothing_is_stopped_for_a_release_that_is_not_whole(home, monkeypatch):
+    asked = []
+    monkeypatch.setattr(units, "systemctl", lambda *words: asked.append(words))
+    jobs = work([{"name": "coder", "home": home, "release": 6}], [], {"vllm@coder.service": UP})
+    with pytest.raises(Refused, match=r"vllm_instances coder: release 6, which is to run, has no .*/6/environment: the phase"):
+        units.deploy(jobs, None, Progress(None), keep=5)
+    assert asked == []
 
 
 def test_a_new_release_is_written_beside_the_current_one():
@@ -121,10 +141,11 @@ def test_old_releases_go_but_never_the_one_to_go_back_to(home, keep, current, le
 
 
 def test_no_home_is_no_releases(tmp_path):
-    assert releases.read(str(tmp_path / "none")) == {"numbers": [], "current": None, "served": []}
+    assert releases.read(str(tmp_path / "none")) == {"numbers": [], "current": None, "served": [], "pending": None}
 
 
 UP, DOWN, NOT_ENABLED = UnitState("active", "enabled"), UnitState("failed", "enabled"), UnitState("active", "disabled")
+STARTING = UnitState("activating", "enabled")
 WORK = [
     # wanted release   unit          restart   current   what is done
     (None, UP, False, 5, None),
@@ -132,6 +153,8 @@ WORK = [
     (None, DOWN, False, 5, "start"),
     (None, UP, True, 5, "restart"),
     (None, DOWN, True, 5, "start"),
+    (None, STARTING, False, 5, "start"),
+    (None, STARTING, True, 5, "restart"),  # it has read the old files
     (5, UP, False, 5, None),  # it is the current one already
     (3, UP, False, 5, "switch"),
     (3, DOWN, True, 5, "switch"),
@@ -159,8 +182,8 @@ CHOSEN = [
     (("home", 4), 4),
     (("home", 5), "release 5 runs already. It has: 1, 2, 3, 4."),
     (("home", 9), "release 9 is not there. It has: 1, 2, 3, 4."),
-    (("other", None), "-e instance=other: this server has no such instance. It has: home."),
     (("home", 2), "release 2 needs /gone, which is gone."),
+    (("home", 3), "3/config.yaml, which is gone."),
 ]
 
 
@@ -175,8 +198,11 @@ def test_a_release_to_roll_back_to_is_chosen(tmp_path, home, asked, expected):
         for part in ("environment", "model"):
             os.unlink(place / f"releases/{number}/{part}")
             os.symlink("/gone" if number == 2 else tmp_path / "there", place / f"releases/{number}/{part}")
+        for part in ("config.yaml", "variables.env", "unit.conf"):
+            (place / f"releases/{number}/{part}").touch()
+    os.unlink(place / "releases/3/config.yaml") if asked[1] == 3 else None
     if isinstance(expected, int):
-        assert releases.choose([str(place)], *asked) == expected
+        assert releases.choose(str(place), *asked) == expected
     else:
         with pytest.raises(Refused, match=re.escape(expected)):
-            releases.choose([str(place)], *asked)
+            releases.choose(str(place), *asked)

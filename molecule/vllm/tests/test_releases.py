@@ -108,7 +108,7 @@ def test_a_rollback_restores_flags_and_downloads_nothing(server, key, playbook):
 
 ROLLBACKS = [
     ({"instance": "micro", "release": 99}, "-e instance=micro: release 99 is not there. It has:"),
-    ({"instance": "mirco"}, "-e instance=mirco: this server has no such instance. It has: micro, second."),
+    ({"instance": "mirco"}, "-e instance=mirco: no server of this run has such an instance. They have: micro, second."),
 ]
 
 
