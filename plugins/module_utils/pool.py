@@ -40,6 +40,7 @@ IDLE = 300  # seconds without a request after which the server ends, and its tok
 BLOCK = 4 << 20
 PACKED = 0.6  # of its size: what an archive takes at most, of what was seen 0.35
 TRIES = 6
+FULL = 1 << 20  # bytes free, below which a disk counts as full
 TIMEOUT = 60
 
 
@@ -280,8 +281,8 @@ class Taken:
         return Refused("vllm_pool_host", why, instead)
 
 
-def _not_unpacked(name: str, wrong: str) -> Refused:
-    if "No space left on device" in wrong:
+def _not_unpacked(name: str, wrong: str, free: int) -> Refused:
+    if free < FULL:
         why, instead = f"the disk became full while {name} was unpacked", "Free some space, or name a directory on a larger disk"
     else:
         why, instead = f"{name} could not be unpacked", "Nothing was half-installed. Run it again"
@@ -319,8 +320,9 @@ def unpack(name: str, blocks: Iterable[bytes], total: int, size: int, site: Site
         said = complaints.readline().decode(errors="replace").strip()
     wrong = said or (f"tar ended with {child.returncode}" if child.returncode else environment_manifest.damage(part))
     if wrong:
+        free = shutil.disk_usage(part).free  # tar has several words for a full disk
         environment_manifest.remove(part)
-        raise _not_unpacked(name, wrong)
+        raise _not_unpacked(name, wrong, free)
     os.chmod(part, stat.S_IMODE(os.stat(part).st_mode) & ~environment_manifest.WRITE)  # all that is in it came so
     finish(site, name)
 
