@@ -22,8 +22,9 @@ def host(name: str, inventory: Path) -> Any:
 
 
 def command(name: str, inventory: Path, *options: str, **variables: Any) -> list[str]:
-    """Return the command line that runs a playbook of the collection with extra variables."""
-    return ["ansible-playbook", f"playbooks/{name}.yml", "-i", str(inventory), "-e", json.dumps(variables), *options]
+    """Return the command line that runs a playbook of the collection, or of a path, with extra variables."""
+    path = name if name.endswith(".yml") else f"playbooks/{name}.yml"
+    return ["ansible-playbook", path, "-i", str(inventory), "-e", json.dumps(variables), *options]
 
 
 def environment() -> dict[str, str]:

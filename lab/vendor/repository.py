@@ -17,13 +17,13 @@ class Key:
     def __init__(self, home: Path) -> None:
         """Makes the key where there is none."""
         self.home = home
-        if not home.exists():
-            home.mkdir(mode=0o700, parents=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.public():
             self._gpg("--passphrase", "", "--quick-generate-key", f"Lab {home.name} <lab@example.com>", "ed25519", "sign", "never")
 
     def _gpg(self, *words: str, text: bytes = b"") -> bytes:
         command = ["gpg", "--homedir", str(self.home), "--batch", "--quiet", "--yes", "--pinentry-mode", "loopback", *words]
-        return subprocess.run(command, input=text, check=True, capture_output=True).stdout
+        return subprocess.run(command, input=text, check=True, stdout=subprocess.PIPE).stdout
 
     def public(self, armour: bool = False) -> bytes:
         """The public key, as apt reads it."""

@@ -1,0 +1,109 @@
+"""What the scenario's tests share: two servers, the host with the repositories, and ways to bring a server into a state."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from lab import testing
+from lab.testing import ROOT
+
+INVENTORY = ROOT / "molecule/cuda/inventory"
+OLD, NEW, NEXT = "580.95.05", "580.126.20", "595.58.03"  # what the repository has: see lab/vendor/packages.py
+SERVERS = ("server1", "server2")
+
+BLANK = r"""
+set -e
+umount /boot 2>/dev/null || true
+rm -f /etc/stand-in/nouveau /etc/stand-in/secure-boot /etc/stand-in/enrolled /etc/apt/preferences.d/test
+dpkg --configure -a >/dev/null
+held=$(apt-mark showhold)
+[ -z "$held" ] || apt-mark unhold $held >/dev/null
+ours=$(dpkg-query -W -f '${Package}\n' | grep -E '^(nvidia-|libnvidia-|libcuda|cuda-|firmware-nvidia|datacenter-gpu|dkms$)' || true)
+[ -z "$ours" ] || dpkg --purge --force-all $ours >/dev/null 2>&1
+rm -rf /etc/apt/sources.list.d/*cuda* /etc/apt/sources.list.d/*nvidia* /etc/apt/sources.list.d/*ownmetal* /usr/share/keyrings/*cuda* \
+    /usr/share/keyrings/*nvidia* /etc/apt/keyrings/* /etc/apt/preferences.d/*nvidia* /etc/apt/preferences.d/*cuda* \
+    /etc/apt/preferences.d/*ownmetal* /etc/apt/apt.conf.d/*ownmetal* /etc/apt/apt.conf.d/*nvidia* /etc/modprobe.d/*nouveau* \
+    /etc/modprobe.d/*nvidia* /etc/modprobe.d/*ownmetal* /usr/local/bin/nvcc /usr/local/cuda* /etc/profile.d/*cuda* /var/lib/apt/lists/mirror1*
+systemctl daemon-reload
+systemctl restart stand-in-machine
+"""
+# as somebody did it before, by the vendor's page: the key's package, a pin, the two packages; then the machine was booted
+BEFORE = r"""
+set -e
+distribution=$(. /etc/os-release && echo $ID$VERSION_ID)
+curl -fsSo /tmp/keyring.deb http://mirror1/$distribution/x86_64/cuda-keyring_1.1-1_all.deb
+dpkg -i /tmp/keyring.deb >/dev/null
+printf 'Package: src:*nvidia*:any src:cuda-drivers:any\nPin: version WANTED-1\nPin-Priority: 1001\n' >/etc/apt/preferences.d/test
+apt-get update -qq
+DEBIAN_FRONTEND=noninteractive apt-get install -qqy nvidia-driver-cuda nvidia-kernel-open-dkms >/dev/null
+rm /etc/apt/preferences.d/test
+systemctl restart stand-in-machine
+"""
+
+
+@pytest.fixture(scope="session")
+def servers():
+    """Debian 12 and Debian 13."""
+    return {name: testing.host(name, INVENTORY) for name in SERVERS}
+
+
+@pytest.fixture(scope="session")
+def mirror():
+    return testing.host("mirror1", INVENTORY)
+
+
+@pytest.fixture(scope="session")
+def play():
+    """Run the role with extra variables on both servers; return exit code and output, ready to read."""
+    run = testing.playbook(INVENTORY)
+
+    def role(*options, **variables):
+        return run("molecule/cuda/converge.yml", *options, **variables)
+
+    return role
+
+
+@pytest.fixture
+def blank(servers):
+    """Servers with GPUs on which nobody installed anything."""
+    everywhere(servers, BLANK)
+    return servers
+
+
+@pytest.fixture
+def driven(blank):
+    """A function: servers on which somebody installed a driver by hand."""
+
+    def install(version):
+        everywhere(blank, BEFORE.replace("WANTED", version))
+        return blank
+
+    return install
+
+
+def everywhere(servers, command):
+    """Run a command on all servers at once; return what each said."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(servers, pool.map(lambda server: server.check_output(command), servers.values()), strict=True))
+
+
+def installed(server, package="nvidia-driver-cuda"):
+    """A package's upstream version, or nothing."""
+    return (
+        server.run(f"dpkg-query -W -f '${{db:Status-Abbrev}} ${{Version}}' {package}").stdout.removeprefix("ii ").rpartition("-")[0].strip()
+    )
+
+
+def loaded(server):
+    """The version of the loaded driver, or nothing."""
+    return server.run("cat /sys/module/nvidia/version").stdout.strip()
+
+
+def state(server):
+    """Everything that a refused or repeated run could have changed."""
+    return server.check_output(
+        "dpkg-query -W; apt-mark showhold; find /etc/apt /etc/modprobe.d /etc/profile.d /usr/share/keyrings /usr/local /boot "
+        "-printf '%p %m %u %s %T@ %l\\n' | grep -v '^/etc/apt ' | sort; systemctl list-unit-files --state=enabled --no-legend"
+    )

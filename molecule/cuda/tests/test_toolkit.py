@@ -1,0 +1,26 @@
+"""The distribution's own toolkit: a real nvcc compiles a kernel. It downloads 1.9 GB, so it is run when it is asked for."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+KERNEL = "__global__ void add(float *x, float y) { x[blockIdx.x * blockDim.x + threadIdx.x] += y; }"
+asked = pytest.mark.skipif("OWNMETAL_DISTRIBUTION_TOOLKIT" not in os.environ, reason="1.9 GB: set OWNMETAL_DISTRIBUTION_TOOLKIT")
+
+
+@asked
+def test_nvcc_compiles_a_kernel(blank, play):
+    server = blank["server2"]
+    server.check_output(
+        "sed -i 's/ main$/ main contrib non-free/; s/^Components: main$/Components: main contrib non-free/' /etc/apt/sources.list*"
+    )
+    code, said = play("--limit", "server2", cuda_driver_source="distribution", cuda_toolkit="compiler")
+    assert code == 0, said
+    assert "release 12.4" in server.check_output("runuser -u nobody -- env -i PATH=/usr/local/bin:/usr/bin:/bin nvcc --version")
+    said = server.check_output(
+        f"cd /tmp && echo '{KERNEL}' >add.cu && nvcc -arch=sm_89 -ptx -o - add.cu && nvcc -arch=sm_89 -cubin -o add.cubin add.cu && head -c 4 add.cubin"
+    )
+    assert ".target sm_89" in said
+    assert said.endswith("ELF")
