@@ -68,6 +68,13 @@ PARTS = (
         "molecule destroy --scenario-name vllm",
         asked=True,  # half an hour by itself; its files have passed one by one, and not yet as one run
     ),
+    Part(
+        "cuda",
+        10,
+        "driver and toolkit from a vendor's repository that real apt and real dnf resolve, on servers with stand-ins for GPUs",
+        ("molecule test --scenario-name cuda",),
+        "molecule destroy --scenario-name cuda",
+    ),
 )
 
 

@@ -22,10 +22,11 @@ held=$(apt-mark showhold)
 [ -z "$held" ] || apt-mark unhold $held >/dev/null
 ours=$(dpkg-query -W -f '${Package}\n' | grep -E '^(nvidia-|libnvidia-|libcuda|cuda-|firmware-nvidia|datacenter-gpu|dkms$)' || true)
 [ -z "$ours" ] || dpkg --purge --force-all $ours >/dev/null 2>&1
-rm -rf /etc/apt/sources.list.d/*cuda* /etc/apt/sources.list.d/*nvidia* /etc/apt/sources.list.d/*ownmetal* /usr/share/keyrings/*cuda* \
-    /usr/share/keyrings/*nvidia* /etc/apt/keyrings/* /etc/apt/preferences.d/*nvidia* /etc/apt/preferences.d/*cuda* \
-    /etc/apt/preferences.d/*ownmetal* /etc/apt/apt.conf.d/*ownmetal* /etc/apt/apt.conf.d/*nvidia* /etc/modprobe.d/*nouveau* \
-    /etc/modprobe.d/*nvidia* /etc/modprobe.d/*ownmetal* /usr/local/bin/nvcc /usr/local/cuda* /etc/profile.d/*cuda* /var/lib/apt/lists/mirror1*
+cd /etc/apt && rm -rf sources.list.d/*cuda* sources.list.d/*nvidia* sources.list.d/*ownmetal* keyrings/* preferences.d/*nvidia* \
+    preferences.d/*cuda* preferences.d/*ownmetal* apt.conf.d/*ownmetal* apt.conf.d/*nvidia* /var/lib/apt/lists/mirror1*debian1?*
+rm -rf /usr/share/keyrings/*cuda* /usr/share/keyrings/*nvidia* \
+    /etc/modprobe.d/*nouveau* /etc/modprobe.d/*nvidia* /etc/modprobe.d/*ownmetal* \
+    /usr/local/bin/nvcc /usr/local/cuda* /etc/profile.d/*cuda* /boot/initrd*
 systemctl daemon-reload
 systemctl restart stand-in-machine
 """
