@@ -1,4 +1,4 @@
-"""Make the repositories, or sign them with another key: `python3 -m vendor build URL KERNEL`, `python3 -m vendor rotate`.
+"""Make the repositories, or sign them with another key: `python3 -m vendor build URL KERNEL`, `python3 -m vendor sign second`.
 
 They are laid out below the folder `www` as the vendor has them, for any server of files.
 """
@@ -15,30 +15,32 @@ ROOT = Path("/srv/vendor")
 DISTRIBUTIONS = ("debian12", "debian13")
 
 
+def sign(name: str) -> None:
+    """Sign what the vendor has with a key of that name; each key but the first comes with a newer keyring package."""
+    url = json.loads((ROOT / "settings.json").read_text())["url"]
+    key = repository.Key(ROOT / "keys" / name)
+    version = "1.1-1" if name == "first" else "1.2-1"
+    for distribution in DISTRIBUTIONS:
+        ring = packages.keyring(version, key.public(), url, distribution)
+        repository.publish(ROOT / "www" / distribution / "x86_64", [*packages.vendor(), ring], key)
+
+
 def build(url: str, kernel: str) -> None:
     """Make everything there is."""
     www = ROOT / "www"
-    key = repository.Key(ROOT / "keys/first")
-    for name in DISTRIBUTIONS:
-        ring = packages.keyring("1.1-1", key.public(), url, name)
-        repository.publish(www / name / "x86_64", [*packages.vendor(), ring], key)
-    repository.publish(www / "libnvidia-container/stable/deb/amd64", packages.containers(), key)
-    (www / "libnvidia-container/gpgkey").write_bytes(key.public(armour=True))
-    repository.publish(www / "distribution", packages.distribution(kernel), key)
     (ROOT / "settings.json").write_text(json.dumps({"url": url}))
-
-
-def rotate() -> None:
-    """Sign with a new key, which only a newer keyring package has."""
-    url = json.loads((ROOT / "settings.json").read_text())["url"]
-    key = repository.Key(ROOT / "keys/second")
-    for name in DISTRIBUTIONS:
-        ring = packages.keyring("1.2-1", key.public(), url, name)
-        repository.publish(ROOT / "www" / name / "x86_64", [*packages.vendor(), ring], key)
+    sign("first")
+    key = repository.Key(ROOT / "keys/first")
+    containers = www / "libnvidia-container"
+    repository.publish(containers / "stable/deb/amd64", packages.containers(), key)
+    (containers / "gpgkey").write_bytes(key.public(armour=True))
+    repository.publish(www / "distribution", packages.distribution(kernel), key)
+    (www / "distribution/key.gpg").write_bytes(key.public())
+    (ROOT / "complete").touch()
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "build":
         build(*sys.argv[2:])
     else:
-        rotate()
+        sign(sys.argv[2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,6 +13,8 @@ from lab.testing import ROOT
 
 INVENTORY = ROOT / "molecule/cuda/inventory"
 OLD, NEW, NEXT = "580.95.05", "580.126.20", "595.58.03"  # what the repository has: see lab/vendor/packages.py
+BOOTED = "cut -d' ' -f22 /proc/1/stat"  # when process 1 began
+UP = ("running", "degraded")
 SERVERS = ("server1", "server2")
 
 BLANK = r"""
@@ -27,6 +31,7 @@ cd /etc/apt && rm -rf sources.list.d/*cuda* sources.list.d/*nvidia* sources.list
 rm -rf /usr/share/keyrings/*cuda* /usr/share/keyrings/*nvidia* \
     /etc/modprobe.d/*nouveau* /etc/modprobe.d/*nvidia* /etc/modprobe.d/*ownmetal* \
     /usr/local/bin/nvcc /usr/local/cuda* /etc/profile.d/*cuda* /boot/initrd*
+apt-get clean
 systemctl daemon-reload
 systemctl restart stand-in-machine
 """
@@ -84,10 +89,53 @@ def driven(blank):
     return install
 
 
+@pytest.fixture
+def away(mirror):
+    """A function: the repository loses what a shell pattern matches, until the test ends."""
+
+    def lose(pattern):
+        mirror.check_output(f"cd /srv/vendor/www && tar -cf ../lost.tar {pattern} && rm {pattern}")
+
+    def back():
+        mirror.check_output("cd /srv/vendor/www && [ ! -e ../lost.tar ] || { tar -xf ../lost.tar && rm ../lost.tar; }")
+
+    lose.back = back
+    yield lose
+    back()
+
+
+@pytest.fixture
+def rotated(mirror):
+    """A function: the repository is signed with the key of a name from now on, until the test ends."""
+
+    def sign(name):
+        mirror.check_output(f"cd /srv/vendor && python3 -m vendor sign {name}")
+
+    yield sign
+    sign("first")
+
+
 def everywhere(servers, command):
     """Run a command on all servers at once; return what each said."""
     with ThreadPoolExecutor() as pool:
         return dict(zip(servers, pool.map(lambda server: server.check_output(command), servers.values()), strict=True))
+
+
+def reboot(servers):
+    """Boot them again, and wait until they are up."""
+    before = everywhere(servers, BOOTED)
+    everywhere(servers, "systemd-run --quiet --on-active=1 systemctl reboot")  # after the answer, or ssh takes it for a failure
+    deadline = time.monotonic() + 60
+    for name, server in servers.items():
+        while not _booted_since(server, before[name]):
+            assert time.monotonic() < deadline, f"{name} is not up"
+            time.sleep(0.5)
+
+
+def _booted_since(server, began):
+    with contextlib.suppress(RuntimeError):  # nobody answers yet
+        return server.run(BOOTED).stdout.strip() != began and server.run("systemctl is-system-running").stdout.strip() in UP
+    return False
 
 
 def installed(server, package="nvidia-driver-cuda"):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import NEW, OLD, installed, loaded, state
+from conftest import BOOTED, NEW, OLD, installed, loaded, state
 
-BOOTED = "cut -d' ' -f22 /proc/1/stat"  # when process 1 began
 OBSTACLES = {
     "no room in /boot": ("mount -t tmpfs -o size=64k boot /boot && head -c 60000 /dev/zero >/boot/full", "/boot"),
     "Secure Boot": ("touch /etc/stand-in/secure-boot && systemctl restart stand-in-machine", "mokutil --import"),
