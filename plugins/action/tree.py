@@ -15,7 +15,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refus
 from ansible_collections.ownmetal.codex.plugins.module_utils.tree_plan import Plan, plan, wanted
 
 OPTIONS = frozenset({"files", "observe"})
-LOOKS = frozenset({"paths", "users", "packages", "units", "ports", "free_space", "models", "releases", "gpus", "tables"})
+LOOKS = frozenset({"paths", "users", "packages", "units", "ports", "free_space", "models", "releases", "gpus", "driver", "tables"})
 
 
 class ActionModule(ActionBase):

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
-from . import gpus, releases
+from . import driver_state, gpus, releases
 from .model_folder import read_folder
 from .tree import expand, read_state
 
@@ -30,7 +30,7 @@ def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
     """Return what is asked for.
 
     ``wanted`` has lists under any of paths, users, packages, units, ports, free_space, models (folders), releases (instances' directories),
-    gpus (makers: "nvidia"), tables (nftables', "inet NAME": whether the kernel has it);
+    gpus, driver (makers: "nvidia"), tables (nftables', "inet NAME": whether the kernel has it);
     the answer has a dict under each of them, keyed by the thing asked for (ports as text), and always ``system``: name
     ("debian"), version ("12"), machine ("x86_64"), glibc ("2.36"), memory (bytes), cpus (how many).
     """
@@ -45,6 +45,7 @@ def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
         "releases": lambda homes: {home: releases.read(home) for home in homes},
         "gpus": lambda makers: {maker: {**gpus.look(), "holders": _gpu_holders()} for maker in makers},
     }
+    looks["driver"] = lambda makers: {maker: driver_state.look() for maker in makers}
     looks["tables"] = lambda names: {name: _has_table(name) for name in names}
     found = {kind: look(wanted.get(kind) or []) for kind, look in looks.items()}
     return {**found, "system": _system()}

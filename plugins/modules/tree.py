@@ -113,6 +113,10 @@ options:
         description: Makers of GPUs; V(nvidia) is the one that is known.
         type: list
         elements: str
+      driver:
+        description: Makers of GPUs whose driver, packages and devices are looked at, before anything of theirs may run; V(nvidia) is known.
+        type: list
+        elements: str
       tables:
         description: Tables of nftables with their family, such as V(inet filter).
         type: list
