@@ -140,9 +140,8 @@ def _booted_since(server, began):
 
 def installed(server, package="nvidia-driver-cuda"):
     """A package's upstream version, or nothing."""
-    return (
-        server.run(f"dpkg-query -W -f '${{db:Status-Abbrev}} ${{Version}}' {package}").stdout.removeprefix("ii ").rpartition("-")[0].strip()
-    )
+    status, _, version = server.run(f"dpkg-query -W -f '${{db:Status-Status}} ${{Version}}' {package}").stdout.partition(" ")
+    return version.strip().rpartition("-")[0] if status == "installed" else ""
 
 
 def loaded(server):
