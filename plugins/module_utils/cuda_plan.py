@@ -9,9 +9,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from . import compatibility
-from .cuda_packages import ARCHITECTURES, DEB_ARCHITECTURES, FIRST_OPEN, LONG_TERM, NEWEST_CUDA, OPEN, OPEN_ALONE, PROPRIETARY, SYSTEMS, System
+from .cuda_packages import (
+    ARCHITECTURES,
+    DEB_ARCHITECTURES,
+    FIRST_OPEN,
+    LONG_TERM,
+    NEWEST_CUDA,
+    OPEN,
+    OPEN_ALONE,
+    PROPRIETARY,
+    SYSTEMS,
+    System,
+    kinds,
+    toolkit,
+    toolkit_home,
+)
 from .cuda_packages import driver as driver_packages
-from .cuda_packages import kinds, toolkit, toolkit_home
 from .driver_state import upstream
 from .errors import Refused
 from .own_tracks import known as known_tracks
@@ -54,7 +67,11 @@ class _Server:
         if wanted == "auto":
             return both[0]
         if wanted not in both:
-            reason = f"from branch {OPEN_ALONE} on there are none" if self.branch >= OPEN_ALONE and wanted == PROPRIETARY else "GPUs there take others"
+            reason = (
+                f"from branch {OPEN_ALONE} on there are none"
+                if self.branch >= OPEN_ALONE and wanted == PROPRIETARY
+                else "GPUs there take others"
+            )
             raise Refused(where, f"is {wanted}, and for {self.name} {reason}.", f"Write cuda_driver_modules: {both[0]}.")
         return str(wanted)
 
@@ -62,9 +79,10 @@ class _Server:
 def plan(settings: Mapping[str, Any], seen: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return what is done on a server.
 
-    ``settings`` are the role's variables without their prefix; ``seen`` is what ownmetal.codex.tree observed (system, driver).
-    The answer has refused (sentences), changes and notes (lines to read), steps: configure (bool), repository, pin, stream, packages, refresh,
-    hold, fabric_manager (a package, or empty), units, home (of nvcc, or empty) and reboot (reasons that are there already).
+    ``settings`` are the role's variables without their prefix; ``seen`` is what ownmetal.codex.tree observed (system, driver, paths).
+    The answer has ``refused`` (sentences), and where the system is known ``changes`` and ``notes`` (lines to read), ``work`` (whether
+    packages are asked for), ``moves`` (whether the driver itself may change), and what the tasks do: repository, unfinished, pin, stream,
+    packages, driver, hold, held_by_us, fabric_manager (a package, or empty), units, files, kind, installed, initramfs.
     """
     server = _Server(settings, seen, name)
     try:
@@ -80,13 +98,19 @@ def _steps(server: _Server) -> dict[str, Any]:
     if system is None:
         asked = f"{server.system['name']} {server.system['version']}"
         titles = ", ".join(dict.fromkeys(one.name for one in SYSTEMS.values()))
-        raise Refused("cuda_driver_source", f"{server.name} runs {asked}, for which no driver is known.", f"Known are {titles}. Or write none.")
+        raise Refused(
+            "cuda_driver_source", f"{server.name} runs {asked}, for which no driver is known.", f"Known are {titles}. Or write none."
+        )
     machine = server.system["machine"]
     if machine not in ARCHITECTURES:
-        raise Refused("cuda_driver_source", f"{server.name} is a {machine} machine; drivers are for {' and '.join(ARCHITECTURES)}.", "Write none.")
+        raise Refused(
+            "cuda_driver_source", f"{server.name} is a {machine} machine; drivers are for {' and '.join(ARCHITECTURES)}.", "Write none."
+        )
     if not seen["gpus"]:
         why = f"no NVIDIA GPU is on the PCI bus of {server.name}."
-        raise Refused("cuda_driver_source", why, "Write cuda_driver_source: none for it, or vllm_track: cpu-py311 to try vLLM without a GPU.")
+        raise Refused(
+            "cuda_driver_source", why, "Write cuda_driver_source: none for it, or vllm_track: cpu-py311 to try vLLM without a GPU."
+        )
     _check_cuda(server)
     kind = server.kind()
     wanted = driver_packages(system, server.source, server.branch, kind)
@@ -164,7 +188,9 @@ def _check_installed(server: _Server, installed: Optional[str]) -> None:
     seen = server.seen
     if seen["runfile"] and not installed:
         why = f"{server.name} has a driver that NVIDIA's .run file installed."
-        raise Refused("cuda_driver_source", why, "Run nvidia-uninstall there and the playbook again, or write cuda_driver_source: none to keep it.")
+        raise Refused(
+            "cuda_driver_source", why, "Run nvidia-uninstall there and the playbook again, or write cuda_driver_source: none to keep it."
+        )
     if not installed or server.source == "distribution":
         return
     branch = _key(installed)[0]
@@ -183,17 +209,22 @@ def _obstacles(server: _Server, found: Mapping[str, Any]) -> Iterator[Refused]:
     if not found["moves"]:
         return
     if seen["secure_boot"] and not seen["enrolled"] and not (found["installed"] and seen["loaded"]):
-        why = f"{server.name} boots with Secure Boot, which loads no module that its firmware does not know the key of, and DKMS signs with a key of its own."
+        why = (
+            f"{server.name} boots with Secure Boot, which loads no module whose key its firmware does not know, "
+            "and DKMS signs with a key of its own."
+        )
         instead = (
-            "There: apt-get install dkms (dnf install dkms), dkms generate_mok, mokutil --import /var/lib/dkms/mok.pub; reboot, and enrol the key "
-            "at the console; then run the playbook again. Or turn Secure Boot off."
+            "There: apt-get install dkms (dnf install dkms), dkms generate_mok, mokutil --import /var/lib/dkms/mok.pub; reboot, "
+            "and enrol the key at the console; then run the playbook again. Or turn Secure Boot off."
         )
         yield Refused("cuda_driver_source", why, instead)
     if seen["initramfs"]["program"]:
         need = max(2 * seen["initramfs"]["size"], BOOT_ROOM)
         if seen["boot_free"] < need:
-            why = f"/boot of {server.name} has {seen['boot_free'] // MIB} MiB free, and a new initramfs takes up to {need // MIB}."
-            yield Refused("cuda_driver_source", why, "Remove kernels that nobody boots (apt-get autoremove --purge, dnf remove --oldinstallonly).")
+            why = f"/boot of {server.name} has {seen['boot_free'] // MIB} MiB free, and a new initramfs takes up to {need // MIB} MiB."
+            yield Refused(
+                "cuda_driver_source", why, "Remove kernels that nobody boots (apt-get autoremove --purge, dnf remove --oldinstallonly)."
+            )
     others = [name for name in seen["held"] if name.startswith(DRIVER_NAMES) and not name.startswith(NOT_DRIVER)]
     strange = [name for name in others if name not in found["driver"] or not server.ours]
     if strange:
@@ -223,7 +254,9 @@ def newest_keyring(index: str) -> str:
     """Return the newest version of the package with the repository's key, by the repository's own index (Packages)."""
     found = re.findall(r"(?m)^Package: cuda-keyring\n(?:.+\n)*?Version: (\S+)", index)
     if not found:
-        raise Refused("cuda_repository", "signs with a key that its cuda-keyring does not have, and lists no other.", "Tell its maintainer.")
+        raise Refused(
+            "cuda_repository", "signs with a key that its cuda-keyring does not have, and lists no other.", "Tell its maintainer."
+        )
     return str(max(found, key=lambda version: [int(part) for part in re.findall(r"\d+", version)]))
 
 
@@ -249,10 +282,13 @@ def _compiles(track: Track) -> bool:
 
 
 def files(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the role's own files on any system, as entries for ownmetal.codex.tree; a plan's ``files`` says which of them a server gets."""
+    """Return the role's own files on any system, as entries for ownmetal.codex.tree.
+
+    A plan's ``files`` says which of them a server gets.
+    """
     extent = settings["toolkit"] if settings["toolkit"] != "auto" else ("compiler" if settings["jit"] else "none")
     version = settings["toolkit_version"] or _toolkit_version(int(settings["branch"]))
-    found = [
+    found: list[dict[str, Any]] = [
         {"dest": APT_FILE, "template": "etc/apt/apt.conf.d/51ownmetal-cuda.j2"},
         {"dest": NOUVEAU_FILE, "template": "etc/modprobe.d/ownmetal-nouveau.conf.j2"},
     ]

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """What a server has of NVIDIA: devices, driver, packages, and what stands in the way of a driver. Runs on the host, changes nothing.
 
-Places are the kernel's own: Documentation/ABI/testing/sysfs-bus-pci, Documentation/filesystems/proc.rst, efivarfs. Python 3.9, standard library alone.
+Places are the kernel's own: Documentation/ABI/testing/sysfs-bus-pci, Documentation/filesystems/proc.rst, efivarfs.
+Python 3.9, standard library alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import subprocess
 from typing import Any, Optional
 
 NVIDIA = "0x10de"
-OURS = re.compile(r"(lib)?(nvidia|cuda)|libcuda|libxnvctrl|firmware-nvidia|xserver-xorg-video-nvidia|datacenter-gpu-manager|kmod-nvidia|dkms$")
+OURS = re.compile(
+    r"(lib)?(nvidia|cuda)|libcuda|libxnvctrl|firmware-nvidia|xserver-xorg-video-nvidia|datacenter-gpu-manager|kmod-nvidia|dkms$"
+)
 SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 KEYS = ("var/lib/dkms/mok.pub", "var/lib/shim-signed/mok/MOK.der")  # of DKMS, on Debian and on Ubuntu
 VERSION = re.compile(r"NVRM version: .*?(Open )?Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s")
@@ -25,10 +28,10 @@ VERSION = re.compile(r"NVRM version: .*?(Open )?Kernel Module.*?\s(\d+\.\d+(?:\.
 def look(root: str = "/") -> dict[str, Any]:
     """Return what the role cuda decides by; ``root`` is where the host's file system is.
 
-    kernel (a release), headers (whether modules can be built for it), gpus (PCI device numbers, hexadecimal), nvswitches (how many), loaded
-    (version and open, or None), nouveau, secure_boot, enrolled (the owner's key), boot_free (bytes of /boot), initramfs (program, made: epoch
-    seconds, size in bytes), manager (apt, dnf or None), packages (name: version), held and unfinished (names), available (upstream versions of
-    the driver in apt's lists, newest first), runfile, toolkits ("13.0"), dracut.
+    kernel (a release), headers (whether modules can be built for it), gpus (PCI device numbers, hexadecimal), nvswitches (how many),
+    loaded (version and open, or None), nouveau, secure_boot, enrolled (the owner's key), boot_free (bytes of /boot), initramfs (program,
+    made: epoch seconds, size: bytes), manager (apt, dnf or None), packages (name: version), held and unfinished (names), available
+    (upstream versions of the driver in apt's lists, newest first), runfile, toolkits ("13.0").
     """
     kernel = platform.release()
     packages = _packages(root)
@@ -47,7 +50,9 @@ def look(root: str = "/") -> dict[str, Any]:
         "initramfs": _initramfs(root, kernel),
         **packages,
         "runfile": os.path.exists(os.path.join(root, "usr/bin/nvidia-uninstall")),
-        "toolkits": sorted(path.rpartition("cuda-")[2].partition("/")[0] for path in glob.glob(os.path.join(root, "usr/local/cuda-*.*/bin/nvcc"))),
+        "toolkits": sorted(
+            path.rpartition("cuda-")[2].partition("/")[0] for path in glob.glob(os.path.join(root, "usr/local/cuda-*.*/bin/nvcc"))
+        ),
     }
 
 
@@ -97,7 +102,13 @@ def _debian() -> dict[str, Any]:
             unfinished.append(name)
     ours = {name: version for name, version in packages.items() if OURS.match(name) or name.startswith("linux-headers-")}
     rows = [line.split("|")[1].strip() for line in _run("apt-cache", "madison", "nvidia-driver-cuda").splitlines() if line.count("|") == 2]
-    return {"manager": "apt", "packages": ours, "held": sorted(held), "unfinished": unfinished, "available": [upstream(row) for row in rows]}
+    return {
+        "manager": "apt",
+        "packages": ours,
+        "held": sorted(held),
+        "unfinished": unfinished,
+        "available": [upstream(row) for row in rows],
+    }
 
 
 def _red_hat() -> dict[str, Any]:

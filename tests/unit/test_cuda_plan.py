@@ -1,0 +1,285 @@
+"""What the role cuda decides: a case per row, a server with two L40S on Debian 12 unless it says otherwise."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+from ansible_collections.ownmetal.codex.plugins.module_utils import cuda_packages, driver_state
+from ansible_collections.ownmetal.codex.plugins.module_utils.cuda_plan import APT_FILE, newest_keyring, plan, reboot_reasons, wants
+from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
+
+SETTINGS = {
+    "source": "repository",
+    "branch": "580",
+    "modules": "auto",
+    "upgrade": False,
+    "toolkit": "auto",
+    "toolkit_version": "",
+    "fabric_manager": "auto",
+    "dcgm": False,
+    "container_toolkit": False,
+    "tracks": {"cu13-py312": "13.0"},
+    "jit": True,
+}
+BARE = {
+    "kernel": "6.1.0-40-amd64",
+    "headers": False,
+    "gpus": ["26b9", "26b9"],
+    "nvswitches": 0,
+    "loaded": None,
+    "nouveau": False,
+    "secure_boot": False,
+    "enrolled": False,
+    "boot_free": 400 << 20,
+    "initramfs": {"program": "update-initramfs", "made": 1.0, "size": 60 << 20},
+    "manager": "apt",
+    "packages": {},
+    "held": [],
+    "unfinished": [],
+    "available": [],
+    "runfile": False,
+    "toolkits": [],
+}
+OPEN = {"version": "580.126.20", "open": True}
+DRIVER = {"nvidia-driver-cuda": "580.126.20-1", "nvidia-kernel-open-dkms": "580.126.20-1", "dkms": "3.0.10-8"}
+HAPPY = {"packages": {**DRIVER, "cuda-nvcc-13-0": "13.0.88-1"}, "loaded": OPEN, "headers": True, "held": list(DRIVER)[:2]}
+OLD = {**HAPPY, "packages": {**HAPPY["packages"], "nvidia-driver-cuda": "580.95.05-1"}, "available": ["595.58.03", "580.126.20", "580.95.05"]}
+
+
+def planned(settings=None, seen=None, system=("debian", "12", "x86_64"), ours=True):
+    name, version, machine = system
+    host = {
+        "driver": {"nvidia": {**copy.deepcopy(BARE), **(seen or {})}},
+        "system": {"name": name, "version": version, "machine": machine},
+        "paths": {APT_FILE: {"exists": ours}},
+    }
+    return plan({**SETTINGS, **(settings or {})}, host, "gpu1")
+
+
+PACKAGES = [
+    # system                          variables                                 what is asked for, first to last
+    (("debian", "12", "x86_64"), {}, "nvidia-driver-cuda nvidia-kernel-open-dkms cuda-nvcc-13-0 linux-headers-6.1.0-40-amd64"),
+    (("debian", "13", "x86_64"), {"toolkit": "none"}, "nvidia-driver-cuda nvidia-kernel-open-dkms linux-headers-6.1.0-40-amd64"),
+    (("debian", "13", "x86_64"), {"modules": "proprietary", "jit": False}, "nvidia-driver-cuda nvidia-kernel-dkms linux-headers-6.1.0-40-amd64"),
+    (
+        ("debian", "12", "aarch64"),
+        {"toolkit": "full", "toolkit_version": "12.9", "dcgm": True, "container_toolkit": True},
+        "nvidia-driver-cuda nvidia-kernel-open-dkms cuda-toolkit-12-9 datacenter-gpu-manager-4-cuda12 nvidia-container-toolkit "
+        "linux-headers-6.1.0-40-amd64",
+    ),
+    (("ubuntu", "22.04", "x86_64"), {"jit": False}, "nvidia-utils-580 nvidia-headless-580-open linux-headers-6.1.0-40-amd64"),
+    (
+        ("ubuntu", "24.04", "x86_64"),
+        {"jit": False, "branch": "595"},
+        "nvidia-utils nvidia-dkms-open libnvidia-compute linux-headers-6.1.0-40-amd64",
+    ),
+    (
+        ("ubuntu", "24.04", "x86_64"),
+        {"jit": False, "source": "distribution"},
+        "nvidia-utils-580-server nvidia-headless-580-server-open linux-headers-6.1.0-40-amd64",
+    ),
+    (
+        ("debian", "13", "x86_64"),
+        {"source": "distribution", "toolkit": "compiler"},
+        "nvidia-smi nvidia-open-kernel-dkms libcuda1 nvidia-persistenced nvidia-cuda-toolkit linux-headers-6.1.0-40-amd64",
+    ),
+    (("rocky", "9.6", "x86_64"), {}, "nvidia-driver-cuda kmod-nvidia-open-dkms cuda-nvcc-13-0 kernel-devel-6.1.0-40-amd64"),
+    (("almalinux", "10.1", "x86_64"), {"branch": "590"}, "nvidia-driver-cuda kmod-nvidia-open-dkms cuda-nvcc-13-1 kernel-devel-6.1.0-40-amd64"),
+]
+
+
+@pytest.mark.parametrize(("system", "settings", "expected"), PACKAGES)
+def test_a_bare_server_gets(system, settings, expected):
+    found = planned(settings, system=system)
+    assert found["refused"] == []
+    assert " ".join(found["packages"]) == expected
+
+
+def test_what_keeps_the_branch_comes_before_it():
+    assert planned()["pin"] == "nvidia-driver-pinning-580"
+    assert planned(system=("rhel", "9.6", "x86_64"))["stream"] == "nvidia-driver:580-open"
+    assert planned({"modules": "proprietary"}, system=("rhel", "9.6", "x86_64"))["stream"] == "nvidia-driver:580-dkms"
+    assert planned(system=("rhel", "10.0", "x86_64"))["stream"] == ""
+
+
+def test_a_server_that_has_it_is_left_alone():
+    found = planned(seen=HAPPY)
+    assert (found["work"], found["changes"], found["notes"], found["hold"]) == (False, [], [], [])
+
+
+def test_a_newer_driver_of_the_branch_is_told_and_taken_when_it_is_allowed():
+    found = planned(seen=OLD)
+    assert not found["work"]
+    assert found["notes"] == ["driver 580.95.05 stays; 580.126.20 is there: write cuda_driver_upgrade: true to have it"]
+    found = planned({"upgrade": True}, OLD)
+    assert found["changes"] == ["driver 580.95.05 becomes 580.126.20"]
+    assert found["packages"][:2] == ["nvidia-driver-cuda", "nvidia-kernel-open-dkms"]
+
+
+REFUSED = {
+    "another system": ({}, {}, ("fedora", "42", "x86_64"), "cuda_driver_source: gpu1 runs fedora 42, for which no driver is known. Known are"),
+    "another machine": ({}, {}, ("debian", "12", "riscv64"), "gpu1 is a riscv64 machine"),
+    "no GPU": ({}, {"gpus": []}, None, "no NVIDIA GPU is on the PCI bus of gpu1. Write cuda_driver_source: none"),
+    "a Volta with open modules": ({"modules": "open"}, {"gpus": ["1db6"]}, None, "cuda_driver_modules: is open, and for gpu1 GPUs there take others."),
+    "a Blackwell with proprietary ones": (
+        {"modules": "proprietary"},
+        {"gpus": ["2bb5"]},
+        None,
+        "is proprietary, and for gpu1 GPUs there take others. Write cuda_driver_modules: open.",
+    ),
+    "proprietary ones from 620 on": ({"modules": "proprietary", "branch": "620"}, {}, None, "from branch 620 on there are none."),
+    "both in one machine": ({}, {"gpus": ["1db6", "2bb5"]}, None, "no kind of kernel modules of branch 580 drives all GPUs of gpu1"),
+    "a branch that is too old": ({"branch": "570"}, {}, None, "cuda_driver_branch: is 570, and the track cu13-py312 of gpu1 brings CUDA 13.0"),
+    "a driver of the .run file": ({}, {"runfile": True}, None, "gpu1 has a driver that NVIDIA's .run file installed. Run nvidia-uninstall"),
+    "a newer branch": (
+        {"upgrade": True},
+        {"packages": {"nvidia-driver-cuda": "595.58.03-1"}},
+        None,
+        'gpu1 has the newer 595.58.03: a driver is never taken back. Write cuda_driver_branch: "595".',
+    ),
+    "an older branch": (
+        {"tracks": {}},
+        {"packages": {"nvidia-driver-cuda": "570.172.08-1"}},
+        None,
+        'is 580, and gpu1 has 570.172.08. Write cuda_driver_upgrade: true to change it (a reboot follows), or cuda_driver_branch: "570"',
+    ),
+    "Secure Boot": ({}, {"secure_boot": True}, None, "mokutil --import /var/lib/dkms/mok.pub; reboot, and enrol the key at the console"),
+    "no room in /boot": ({}, {"boot_free": 100 << 20}, None, "/boot of gpu1 has 100 MiB free, and a new initramfs takes up to 120 MiB."),
+    "a library that somebody holds": (
+        {"upgrade": True},
+        {**OLD, "held": [*OLD["held"], "libcuda1"]},
+        None,
+        "cuda_driver_upgrade: libcuda1 of gpu1 is held at its version by somebody else",
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "seen", "system", "words"), REFUSED.values(), ids=REFUSED)
+def test_it_is_refused(settings, seen, system, words):
+    found = planned(settings, seen, system or ("debian", "12", "x86_64"))
+    assert words in " ".join(found["refused"])
+
+
+def test_who_holds_the_driver_matters():
+    """The role's own holds give way to an upgrade; the same ones of somebody else, before the role came, do not."""
+    assert planned({"upgrade": True}, OLD)["refused"] == []
+    assert "held at its version by somebody else" in planned({"upgrade": True}, OLD, ours=False)["refused"][0]
+
+
+NOT_REFUSED = [
+    {"secure_boot": True, "enrolled": True},
+    {**HAPPY, "secure_boot": True},  # it works already
+    {**HAPPY, "boot_free": 0},  # nothing is to be changed
+    {"initramfs": {"program": None, "made": 0.0, "size": 0}, "boot_free": 0},
+]
+
+
+@pytest.mark.parametrize("seen", NOT_REFUSED)
+def test_it_is_not_refused(seen):
+    assert planned(seen=seen)["refused"] == []
+
+
+KINDS = [("1b06", ("proprietary",)), ("1db6", ("proprietary",)), ("1e04", ("open", "proprietary")), ("20b0", ("open", "proprietary"))]
+KINDS += [("2330", ("open", "proprietary")), ("26b9", ("open", "proprietary")), ("2901", ("open",)), ("2bb5", ("open",)), ("ffff", None), ("", None)]
+
+
+@pytest.mark.parametrize(("device", "expected"), KINDS)
+def test_the_kernel_modules_of_a_gpu(device, expected):
+    assert cuda_packages.kinds(device) == expected
+
+
+def test_a_switched_machine_gets_the_fabric_manager_and_no_other():
+    assert planned(seen={"nvswitches": 4})["fabric_manager"] == "nvidia-fabricmanager"
+    assert planned({"branch": "570", "tracks": {}}, {"nvswitches": 4})["fabric_manager"] == "nvidia-fabricmanager-570"
+    assert planned()["fabric_manager"] == ""
+    assert "nvidia-fabricmanager" in planned(seen={"nvswitches": 4})["units"]
+
+
+REBOOT = [
+    ({**HAPPY}, ""),
+    ({}, ""),  # nothing is installed
+    ({**HAPPY, "loaded": None}, ""),
+    ({**HAPPY, "loaded": {"version": "580.95.05", "open": True}}, "the driver 580.95.05 is loaded, and 580.126.20 is installed"),
+    ({**HAPPY, "loaded": {"version": "580.126.20", "open": False}}, "the other kind of kernel modules is loaded"),
+    ({**HAPPY, "loaded": None, "nouveau": True}, "nouveau drives the GPUs"),
+]
+
+
+@pytest.mark.parametrize(("seen", "words"), REBOOT)
+def test_why_a_server_has_to_boot(seen, words):
+    reasons = reboot_reasons({"driver": {"nvidia": {**BARE, **seen}}}, planned(seen=HAPPY))
+    assert (words in reasons[0]) if words else reasons == []
+
+
+WANTS = [
+    # vllm_track   instances                                        gpu    jit    CUDA of its tracks
+    ("auto", [], True, True, {}),
+    ("cpu-py311", [{"name": "a"}], False, False, {}),
+    ("cpu-py311", [{"name": "a", "track": "cu13-py312"}], True, True, {"cu13-py312": "13.0"}),
+    ("cu12-py310", [{"name": "a"}], True, True, {"cu12-py310": "12.8"}),
+    ("cpu-py311", [{"name": "a", "track": "cu12-py310", "state": "absent"}], False, False, {}),
+    ("cpu-py311", "no list", False, False, {}),
+]
+
+
+@pytest.mark.parametrize(("track", "instances", "gpu", "jit", "cuda"), WANTS)
+def test_what_a_server_computes_on(track, instances, gpu, jit, cuda):
+    assert wants(track, [], [instances]) == {"gpu": gpu, "jit": jit, "tracks": cuda}
+
+
+def test_the_newest_key_is_found_in_an_index():
+    index = "Package: cuda-keyring\nArchitecture: all\nVersion: {}\n\nPackage: other\nVersion: 9\n\n"
+    assert newest_keyring(index.format("1.9-1") + index.format("1.10-1") + index.format("1.2-1")) == "1.10-1"
+    with pytest.raises(Refused, match="cuda_repository: signs with a key"):
+        newest_keyring("Package: other\nVersion: 9\n")
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """The files of a server with an H100, an NVSwitch and somebody else's network card."""
+    for number, (vendor, kind, device) in enumerate(
+        [("0x10de", "0x030200", "0x2330"), ("0x10de", "0x068000", "0x22a3"), ("0x15b3", "0x020700", "0x1021")]
+    ):
+        place = tmp_path / f"sys/bus/pci/devices/0000:0{number}:00.0"
+        place.mkdir(parents=True)
+        for name, value in {"vendor": vendor, "class": kind, "device": device}.items():
+            (place / name).write_text(f"{value}\n")
+    (tmp_path / "boot").mkdir()
+    return tmp_path
+
+
+NVRM = "NVRM version: NVIDIA UNIX {}  {}  Release Build  (root@host)\nGCC version:  gcc version 12.2.0\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "version", "is_open"),
+    [("Open Kernel Module for x86_64", "580.95.05", True), ("x86_64 Kernel Module", "535.183.01", False), ("Open Kernel Module for aarch64", "590.48", True)],
+)
+def test_a_machine_is_looked_at(machine, words, version, is_open):
+    found = driver_state.look(str(machine))
+    assert (found["gpus"], found["nvswitches"], found["loaded"], found["nouveau"]) == (["2330"], 1, None, False)
+    assert not found["secure_boot"]
+    (machine / "proc/driver/nvidia").mkdir(parents=True)
+    (machine / "proc/driver/nvidia/version").write_text(NVRM.format(words, version))
+    (machine / "sys/module/nouveau").mkdir(parents=True)
+    place = machine / driver_state.SECURE_BOOT
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"\x06\x00\x00\x00\x01")
+    found = driver_state.look(str(machine))
+    assert found["loaded"] == {"version": version, "open": is_open}
+    assert found["nouveau"]
+    assert found["secure_boot"]
+
+
+def test_every_system_of_the_documentation_is_known():
+    text = (driver_state_root() / "roles/cuda/README.md").read_text()
+    for system in {one.name for one in cuda_packages.SYSTEMS.values()}:
+        assert re.search(rf"^\| {re.escape(system)} ", text, re.M), system
+
+
+def driver_state_root():
+    from pathlib import Path  # noqa: PLC0415
+
+    return Path(__file__).resolve().parents[2]
