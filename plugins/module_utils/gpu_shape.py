@@ -108,5 +108,5 @@ def told(text: Optional[str]) -> Optional[str]:
 
 def bus_id(text: Optional[str]) -> Optional[str]:
     """Return 0000:1b:00.0 for 00000000:1B:00.0, and for the PCI:0000:1b:00 of the kernel's log."""
-    found = re.fullmatch(r"(?:PCI:)?([0-9a-f]+):([0-9a-f]{2}):([0-9a-f]{2})(?:\.([0-7]))?", (text or "").strip().lower())
+    found = re.fullmatch(r"(?:pci:)?([0-9a-f]+):([0-9a-f]{2}):([0-9a-f]{2})(?:\.([0-7]))?", (text or "").strip().lower())
     return f"{int(found.group(1), 16):04x}:{found.group(2)}:{found.group(3)}.{found.group(4) or '0'}" if found else None
