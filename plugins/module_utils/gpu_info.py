@@ -68,7 +68,10 @@ def collect(root: str = "/", run: Ask = ask, nvml: Any = None, seconds: float = 
     links = _links(reader, gpus)
     xids = _xids(reader, gpus)
     faults = (
-        reader.faults + _driver_faults(reader, pci, gpus) + [fault for gpu in gpus for fault in _memory_faults(gpu)] + _xid_faults(xids)
+        reader.faults
+        + _driver_faults(reader, pci, gpus)
+        + [fault for gpu in gpus for fault in _memory_faults(gpu)]
+        + _xid_faults(xids, gpus)
     )
     return {
         "source": source,
@@ -165,7 +168,7 @@ def _driver_faults(reader: Reader, pci: dict[str, Any], gpus: list[Gpu]) -> list
 
 
 def _memory_faults(gpu: Gpu) -> list[Fault]:
-    name = f"GPU {gpu['index']} (serial {gpu['serial'] or 'not told'})"
+    name = _name(gpu)
     errors, rows, pages = gpu["ecc"]["volatile_uncorrected"], gpu["remapped_rows"], gpu["retired_pages"]
     found = []
     if errors:
@@ -179,9 +182,19 @@ def _memory_faults(gpu: Gpu) -> list[Fault]:
     return [{"gpu": gpu["index"], "kind": kind, "text": text, "reset": True} for kind, text in found]
 
 
-def _xid_faults(xids: Optional[list[dict[str, Any]]]) -> list[Fault]:
+def _xid_faults(xids: Optional[list[dict[str, Any]]], gpus: list[Gpu]) -> list[Fault]:
+    names = {gpu["index"]: _name(gpu) for gpu in gpus}
     return [
-        {"gpu": one["gpu"], "kind": "xid", "text": f"XID {one['xid']} at {one['bus_id']}: {one['meaning']}", "reset": True}
+        {
+            "gpu": one["gpu"],
+            "kind": "xid",
+            "text": f"{names.get(one['gpu'], one['bus_id'])}: XID {one['xid']}: {one['meaning']}",
+            "reset": True,
+        }
         for one in xids or []
         if one["reset"]
     ]
+
+
+def _name(gpu: Gpu) -> str:
+    return f"GPU {gpu['index']} (serial {gpu['serial'] or 'not told'})"

@@ -1,6 +1,8 @@
 """What gpu_info tells of each synthetic machine, and that it says why where it tells nothing."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -93,6 +95,7 @@ def test_xids(tmp_path):
     assert [(one["xid"], one["gpu"], one["reset"]) for one in told["xids"]] == [(31, 1, False), (79, 2, True), (154, 2, True)]
     assert [(fault["gpu"], fault["kind"]) for fault in told["faults"]] == [(2, "xid"), (2, "xid")]
     assert "Node Reboot Required" in told["faults"][1]["text"]
+    assert all(f"GPU 2 (serial {told['gpus'][2]['serial']})" in fault["text"] for fault in told["faults"])
 
 
 def test_memory_that_goes_bad(tmp_path):
@@ -178,3 +181,15 @@ def test_addresses():
     assert bus_id("00000000:1B:00.0") == bus_id("PCI:0000:1b:00") == "0000:1b:00.0"
     assert bus_id("00010000:1B:00.0") == "10000:1b:00.0"
     assert bus_id("1B:00.0") is None
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this host has a driver")
+def test_the_module_answers_where_there_is_nothing(tmp_path):
+    """The example of docs/gpu_info.md, on a host without a GPU."""
+    command = ["ansible", "localhost", "-c", "local", "-m", "ownmetal.codex.gpu_info", "--check", "-o"]
+    environment = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "ANSIBLE_REMOTE_TMP": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout.partition("=> ")[2])
+    assert (told["changed"], told["gpus"], told["links"], told["source"]) == (False, [], [], None)
+    assert told["missing"]["gpus"] == "there is no nvidia-smi"
