@@ -12,7 +12,7 @@ description:
   - Asks NVML through C(nvidia-ml-py) where the Python that runs the module has it, else C(nvidia-smi). Both give the same shape.
   - What a GPU or the host does not tell is null, and RV(missing) says why. Nothing is guessed.
   - Become root, or the kernel's log and the PCI bridges cannot be read to their end.
-version_added: "0.5.0"
+version_added: "0.1.0"
 author:
   - The ownmetal.codex authors (@ownmetal)
 options:
