@@ -169,13 +169,13 @@ def _socket_owners(inodes: set[str]) -> dict[str, dict[str, Any]]:
             continue  # the process ended meanwhile
         if inode and inode not in owners:
             pid = path.split("/")[2]
-            owners[inode] = {"pid": int(pid), "process": _read(f"/proc/{pid}/comm"), "unit": _unit_of(pid)}
+            owners[inode] = {"pid": int(pid), "process": _read(f"/proc/{pid}/comm"), "unit": unit_of(pid)}
     return owners
 
 
 def _gpu_holders() -> list[dict[str, Any]]:
     """Who has memory of a GPU, with the systemd unit that it belongs to."""
-    return [{**holder, "unit": _unit_of(str(holder["pid"]))} for holder in gpus.holders()]
+    return [{**holder, "unit": unit_of(str(holder["pid"]))} for holder in gpus.holders()]
 
 
 def _has_table(name: str) -> bool:
@@ -194,7 +194,8 @@ def _read(path: str) -> str:
         return ""
 
 
-def _unit_of(pid: str) -> Optional[str]:
+def unit_of(pid: str) -> Optional[str]:
+    """Return the systemd service that a process belongs to, None where it belongs to none."""
     for line in _read(f"/proc/{pid}/cgroup").splitlines():
         for part in reversed(line.split("/")):
             if part.endswith(".service"):
