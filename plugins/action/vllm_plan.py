@@ -23,7 +23,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import sour
 from ansible_collections.ownmetal.codex.plugins.module_utils.resolver import Codex, Spec, Verdict, resolve
 
 NEEDED = frozenset({"server", "track"})
-WANTED = NEEDED | {"tracks", "python", "python_source", "codex", "firewall", "allowed_sources"}
+WANTED = NEEDED | {"tracks", "python", "python_source", "codex", "firewall", "allowed_sources", "gpus_left_out"}
 WANTED |= {"instances", "instances_group", "instances_host"}
 OPTIONS = frozenset({"spec", "observed", "layout", "free_space_gib", "hub"})
 
@@ -48,7 +48,14 @@ class ActionModule(ActionBase):
             )
         codex = [Codex(one["host"], str(one["version"]), extra_of(one)) for one in wanted.get("codex") or []]
         lists = [wanted.get(name.removeprefix("vllm_")) for name in VARIABLES]
-        spec = Spec(str(wanted["server"]), str(wanted["track"]), str(wanted.get("python") or ""), lists, codex)
+        spec = Spec(
+            str(wanted["server"]),
+            str(wanted["track"]),
+            str(wanted.get("python") or ""),
+            lists,
+            codex,
+            left_out=wanted.get("gpus_left_out") or (),
+        )
         try:
             own = {"known": known_tracks(wanted.get("tracks")), "source": source(wanted.get("python_source") or {})}
         except Refused as refused:

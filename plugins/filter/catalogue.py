@@ -10,7 +10,8 @@ from typing import Any, Callable
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.ownmetal.codex.plugins.module_utils import catalogue as core
-from ansible_collections.ownmetal.codex.plugins.module_utils import environment, firewall, layout, pythons, server_state
+from ansible_collections.ownmetal.codex.plugins.module_utils import environment, firewall, layout, model_rules, pythons, server_state
+from ansible_collections.ownmetal.codex.plugins.module_utils import gpu_gate as gpu_gates
 from ansible_collections.ownmetal.codex.plugins.module_utils.api_key import usable
 from ansible_collections.ownmetal.codex.plugins.module_utils.diagnoses import journal_signatures
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
@@ -42,15 +43,22 @@ def readable(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def instances(everyone: Any, group: Any, host: Any, track: str, tracks: Any = None) -> list[dict[str, Any]]:
-    """Merge and check the three variables of one server; ``tracks`` is vllm_tracks."""
+def instances(everyone: Any, group: Any, host: Any, track: str, tracks: Any = None, left_out: Any = None) -> list[dict[str, Any]]:
+    """Merge and check the three variables of one server; ``tracks`` is vllm_tracks, ``left_out`` vllm_gpus_left_out."""
     variables = dict(zip(core.VARIABLES, (everyone, group, host)))
-    return core.server_instances({**variables, "vllm_track": track, "vllm_tracks": tracks}, track)
+    return core.server_instances({**variables, "vllm_track": track, "vllm_tracks": tracks, core.LEFT_OUT: left_out}, track)
 
 
 def environments(instances: Sequence[Mapping[str, Any]], tracks: Any, python: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return what each environment of a server is built from; ``python`` is what says where its Pythons come from."""
     return environment.environments(instances, known_tracks(tracks), source(python))
+
+
+def gpu_gate(
+    instances: Sequence[Mapping[str, Any]], environments: Sequence[Mapping[str, Any]], paths: Mapping[str, str], starting: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the instances on GPUs, for ownmetal.codex.gpu_gate; ``starting`` are the names of those that will be started."""
+    return gpu_gates.rows(instances, environments, paths, starting, model_rules.usual_share)
 
 
 def new_warnings(hostvars: Mapping[str, Any], servers: Sequence[str], server: str) -> list[str]:
@@ -163,6 +171,7 @@ class FilterModule:
             "pythons": lambda versions, wanted: pythons.wanted(versions, source(wanted)),
             "track_python": track_python,
             "environments": environments,
+            "gpu_gate": gpu_gate,
             "new_warnings": new_warnings,
             "folder_digest": folder_digest,
             "models_missing": server_state.models_missing,

@@ -11,7 +11,7 @@ import dataclasses
 import ipaddress
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Optional
 
 from . import instance_rules
@@ -31,6 +31,7 @@ MAPPINGS = ("args", "environment")  # merged by their own keys
 WORLD = ("pipeline-parallel-size", "prefill-context-parallel-size", "data-parallel-size", "data-parallel-size-local", "nnodes")
 JUDGED = ("__vllm_judged", "__vllm_planned")  # what roles/vllm keeps of a server's plan
 CHOSEN = "__vllm_track_name"  # what roles/vllm keeps of its choice
+LEFT_OUT = "vllm_gpus_left_out"
 EVERYWHERE = ("0.0.0.0", "::")
 
 
@@ -83,10 +84,13 @@ def _without_nulls(entry: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def instances(lists: Sequence[Optional[Sequence[Any]]], track: Track, known: Optional[Mapping[str, Track]] = None) -> list[dict[str, Any]]:
+def instances(
+    lists: Sequence[Optional[Sequence[Any]]], track: Track, known: Optional[Mapping[str, Track]] = None, left_out: Collection[Any] = ()
+) -> list[dict[str, Any]]:
     """Merge, check and complete one server's instances.
 
-    ``track`` is that of an instance which names none; ``known`` are those to choose from. Returns a dict per instance with every
+    ``track`` is that of an instance which names none; ``known`` are those to choose from; ``left_out`` are GPUs that nobody gets
+    (what is no number among them stands for one that is not known yet). Returns a dict per instance with every
     name of KEYS (None: not given, vLLM decides), those with ``state: absent`` included. Raises ManyRefused with every mistake
     found, so that an inventory is mended in one go.
     """
@@ -105,7 +109,7 @@ def instances(lists: Sequence[Optional[Sequence[Any]]], track: Track, known: Opt
             complete.append(_complete(entry, own))
             gpus += [complete[-1]] if own.device == "cuda" and complete[-1]["state"] == "present" else []
     refusals += _ports([instance for instance in complete if instance["state"] == "present"])
-    refusals += [*_gpu_counts(gpus), *_assign_gpus(gpus)]
+    refusals += [*_gpu_counts(gpus), *_assign_gpus(gpus, left_out)]
     if refusals:
         raise ManyRefused(refusals)
     return complete
@@ -118,7 +122,10 @@ def track_of(entry: Mapping[str, Any], track: Track, known: Optional[Mapping[str
 
 
 def undecided(
-    lists: Sequence[Optional[Sequence[Any]]], choice: Sequence[Track], known: Optional[Mapping[str, Track]] = None
+    lists: Sequence[Optional[Sequence[Any]]],
+    choice: Sequence[Track],
+    known: Optional[Mapping[str, Track]] = None,
+    left_out: Collection[Any] = (),
 ) -> list[dict[str, Any]]:
     """Return instances as :func:`instances` does, of a server whose track will be one of ``choice``, the likeliest first.
 
@@ -127,7 +134,7 @@ def undecided(
     found: list[list[Refused]] = []
     for track in choice:
         try:
-            return instances(lists, dataclasses.replace(track, name=AUTO), known)
+            return instances(lists, dataclasses.replace(track, name=AUTO), known, left_out)
         except Refused as refused:
             found.append(refused.refusals if isinstance(refused, ManyRefused) else [refused])
     raise ManyRefused(common(found))
@@ -186,7 +193,7 @@ def _gpu_counts(present: Sequence[Mapping[str, Any]]) -> list[Refused]:
     return problems
 
 
-def _assign_gpus(present: Sequence[dict[str, Any]]) -> list[Refused]:
+def _assign_gpus(present: Sequence[dict[str, Any]], left_out: Collection[Any]) -> list[Refused]:
     """Give each instance that names no GPUs the lowest that nobody has, and find two that want one.
 
     Needs no look at the server: how many there really are is judged by the resolver.
@@ -199,7 +206,10 @@ def _assign_gpus(present: Sequence[dict[str, Any]]) -> list[Refused]:
             if other != instance["name"]:
                 why = f"the GPU {gpu} is {other}'s already."
                 problems.append((instance, why))
-    free = (number for number in itertools.count() if number not in holders)
+        gone = [gpu for gpu in instance["gpus"] or [] if gpu in left_out]
+        if gone:
+            problems.append((instance, f"{LEFT_OUT} leaves out the GPU {gone[0]}."))
+    free = (number for number in itertools.count() if number not in holders and number not in left_out)
     refusals = []
     for instance, why in problems:
         numbers = list(itertools.islice(free, world_size(instance)))
@@ -317,10 +327,12 @@ def server_instances(variables: Mapping[str, Any], track: str) -> list[dict[str,
     """Return a server's instances by its variables, with the track that was chosen when somebody looked."""
     lists = [variables.get(name) for name in VARIABLES]
     known = known_tracks(variables.get("vllm_tracks"))
+    # by number once somebody has looked, where the inventory has a serial number or a UUID
+    left_out = variables.get(f"__{LEFT_OUT}") or variables.get(LEFT_OUT) or ()
     name = str(variables.get(CHOSEN) or variables.get("vllm_track", track))
     if name == AUTO:
-        return undecided(lists, candidates(str(variables.get("python_version") or ""), known), known)
-    return instances(lists, find_track(name, known), known)
+        return undecided(lists, candidates(str(variables.get("python_version") or ""), known), known, left_out)
+    return instances(lists, find_track(name, known), known, left_out)
 
 
 def base_url(server: str, instance: Mapping[str, Any]) -> str:

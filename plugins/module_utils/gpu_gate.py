@@ -111,6 +111,8 @@ def _adds_up(asked: Gate, one: Mapping[str, Any], seen: Mapping[str, Any]) -> tu
     known = _remembered(place)
     if known:
         return f"{_figure(known)} (measured since the last boot)", known
+    if asked.seconds <= 0:
+        return "all-reduce not asked for", None
     if busy:
         return f"all-reduce not run: its GPUs are in use by {busy}", None
     if asked.trial:

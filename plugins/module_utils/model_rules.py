@@ -73,6 +73,7 @@ class Subject:
     known: Mapping[str, Track]
     own_track: bool = False
     source: Source = PACKAGES
+    left_out: frozenset[Any] = frozenset()
 
     @property
     def name(self) -> str:
@@ -117,7 +118,7 @@ class Subject:
     @property
     def free(self) -> list[int]:
         """The GPUs of the host that no other instance has."""
-        return [card["index"] for card in (self.host.gpus if self.host else ()) if card["index"] not in self.others]
+        return [card["index"] for card in (self.host.gpus if self.host else ()) if card["index"] not in self.others | self.left_out]
 
     @property
     def cpu_space(self) -> Optional[int]:
@@ -152,8 +153,6 @@ class Subject:
         if not sizes or not all(sizes):
             return None
         size = size or entry["tensor_parallel_size"]
-        known = find_flags(self.track.vllm)
-        share = known.find("gpu-memory-utilization") if known else None
         usual = memory.default_batch(min(sizes), self.track.device, size * self.stages, cards[0]["name"] if cards else "")
         try:
             return memory.fit(
@@ -161,7 +160,7 @@ class Subject:
                 min(sizes),
                 context or self.context,
                 memory.Batch(entry["max_num_batched_tokens"] or usual.tokens, entry["max_num_seqs"] or usual.sequences),
-                utilisation=entry["gpu_memory_utilization"] or (share.default if share else None) or memory.UTILISATION,
+                utilisation=entry["gpu_memory_utilization"] or usual_share(self.track.vllm),
                 tensor_parallel=size,
                 pipeline_parallel=self.stages,
                 kv_dtype=str(arguments.get("kv-cache-dtype", "auto")),
@@ -174,6 +173,13 @@ class Subject:
             return None
 
 
+def usual_share(release: str) -> float:
+    """Return the share of a GPU's memory that a vLLM release takes when it is told none."""
+    known = find_flags(release)
+    share = known.find("gpu-memory-utilization") if known else None
+    return float((share.default if share else None) or memory.UTILISATION)
+
+
 def subjects(
     server: str,
     theirs: Mapping[str, Track],
@@ -184,6 +190,7 @@ def subjects(
     codex: Sequence[Codex],
     known: Mapping[str, Track],
     source: Source,
+    left_out: Collection[Any] = (),
 ) -> list[Subject]:
     """Return the instances that are to run, with what is known of their models.
 
@@ -203,7 +210,7 @@ def subjects(
         if usable and usable.yarn_context and older(track.vllm, compatibility.feature("yarn_length_as_configured")):
             usable = dataclasses.replace(usable, max_context=usable.yarn_context, default_context=usable.yarn_context)
         unknown = understood.unknown if understood else None
-        mine = (entry["name"] in own, source)
+        mine = (entry["name"] in own, source, frozenset(left_out))
         found.append(Subject(entry, server, track, host, folder, usable, unknown, family, others, codex, known, *mine))
     return found
 
@@ -258,7 +265,8 @@ def _gpus(subject: Subject) -> Iterator[Finding]:
     if set(wanted) <= set(there):
         return
     free = subject.free
-    shared = f", {len(there) - len(free)} of them for other instances" if len(free) < len(there) else ""
+    taken = "for other instances or left out" if subject.left_out else "for other instances"
+    shared = f", {len(there) - len(free)} of them {taken}" if len(free) < len(there) else ""
     why = f"{len(wanted)} GPUs ({_listed(wanted)}) are wanted, and {subject.server} has {len(there)} ({_listed(there)}){shared}."
     if len(wanted) <= len(free):
         own = free[: len(wanted)]

@@ -32,7 +32,7 @@ class Spec:
 
     ``track`` is vllm_track, which may be "auto"; ``lists`` are vllm_instances, vllm_instances_group and vllm_instances_host;
     ``python`` is python_version, empty for the track's; ``codex`` are the developer machines that use the server; ``known`` are
-    the tracks to choose from; ``source`` is where Pythons come from.
+    the tracks to choose from; ``source`` is where Pythons come from; ``left_out`` are GPUs that no instance gets, by number.
     """
 
     server: str
@@ -42,6 +42,7 @@ class Spec:
     codex: Sequence[Codex] = ()
     known: Mapping[str, Track] = field(default_factory=tracks)
     source: Source = PACKAGES
+    left_out: Sequence[Any] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _own(spec: Spec, name: str) -> bool:
 
 def _judge_with(spec: Spec, track: Track, host: Optional[Host], models: Models) -> Verdict:
     try:
-        instances = catalogue.instances(spec.lists, track, spec.known)
+        instances = catalogue.instances(spec.lists, track, spec.known, spec.left_out)
     except Refused as refused:
         found = refused.refusals if isinstance(refused, ManyRefused) else [refused]
         about, warnings = _tracks(spec, {None: track}, host)
@@ -114,7 +115,7 @@ def _judge_with(spec: Spec, track: Track, host: Optional[Host], models: Models) 
             used[entry["name"]] = spec.known[entry["track"]]
     refusals, warnings = _tracks(spec, used, host)
     theirs = {**spec.known, track.name: track}
-    subjects = model_rules.subjects(spec.server, theirs, own, instances, host, models, spec.codex, spec.known, spec.source)
+    subjects = model_rules.subjects(spec.server, theirs, own, instances, host, models, spec.codex, spec.known, spec.source, spec.left_out)
     for subject in subjects:
         for certain, finding in model_rules.findings(subject):
             (refusals if certain else warnings).append(finding)

@@ -27,6 +27,7 @@ P2P_WORDS = {
     "U": "nobody knows why",
 }
 TOLD = ("name", "memory_total", "compute_capability")
+MOST_GPUS = 1000  # a number from here on is a serial number whose quotes were forgotten
 SICK = (
     "ecc",
     "remap",
@@ -122,7 +123,7 @@ def left_out(written: Sequence[Any], gpus: Sequence[Mapping[str, Any]], server: 
     found: list[int] = []
     warnings = []
     for one in written:
-        if isinstance(one, int) and not isinstance(one, bool):
+        if isinstance(one, int) and one < MOST_GPUS:
             found.append(one)
             continue
         numbers = [gpu["index"] for gpu in gpus if str(one) and str(one) in (gpu["serial"], gpu["uuid"])]

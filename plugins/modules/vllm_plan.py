@@ -67,6 +67,10 @@ options:
       firewall:
         description: The C(vllm_firewall). Without it, nobody asks who reaches the instances.
         type: str
+      gpus_left_out:
+        description: The C(vllm_gpus_left_out), by number.
+        type: list
+        elements: raw
       allowed_sources:
         description: The C(vllm_allowed_sources).
         type: list
