@@ -58,7 +58,7 @@ def gate(asked: Gate, seen: Mapping[str, Any]) -> dict[str, Any]:
             line = f"{line}, {said}"
             if outcome:
                 measured[one["name"]] = dataclasses.asdict(outcome)
-                problem = tensor_parallel.verdict(one["name"], asked.server, measured[one["name"]], seen["gpus"])
+                problem = tensor_parallel.verdict(one["name"], asked.server, measured[one["name"]], seen["gpus"], asked.left_out)
                 refusals = [problem] if problem else []
         (refused if one["starts"] else warned).extend(refusals)
         warned += warnings
@@ -89,6 +89,7 @@ def _static(
         others=others,
         left_out=numbers,
         group=one["group"],
+        written=asked.left_out,
     )
     found = tensor_parallel.judge(wanted, seen)
     return found.line, found.refusals, found.warnings

@@ -7,6 +7,7 @@ A refusal is certain: vLLM would fail, hang, or compute what is wrong. What is o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -42,7 +43,8 @@ class Wanted:
 
     ``gpus`` are its GPUs by number, ``share`` the part of each one's memory that vLLM will ask for, ``own`` the MiB that units
     which will be stopped for it hold there now, ``others`` the GPUs of other instances, ``left_out`` those that nobody gets.
-    ``group`` is how many work as one: tensor- times pipeline-parallel size (0: all).
+    ``group`` is how many work as one: tensor- times pipeline-parallel size (0: all), ``written`` what vllm_gpus_left_out
+    says by now.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Wanted:
     others: Collection[int] = ()
     left_out: Collection[int] = ()
     group: int = 0
+    written: Sequence[Any] = ()
 
     @property
     def groups(self) -> list[Sequence[int]]:
@@ -94,6 +97,7 @@ def judge(wanted: Wanted, seen: Mapping[str, Any]) -> Judgement:
     refusals = [one for certain, one in host if certain]
     refusals += [] if refusals else [*_there(wanted, own), *_health(wanted, own, seen)]
     warnings = [one for certain, one in host if not certain] + [*_persistence(wanted, own)]
+    warnings += [] if wanted.together else [*_part(wanted, own)]
     if not refusals and wanted.together:
         refusals += [*_equal(wanted, own), *_divided(wanted, own)]
     refusals += [] if refusals else [*_memory(wanted, own)]
@@ -141,9 +145,10 @@ def _named(gpu: Mapping[str, Any]) -> str:
     return f"GPU {gpu['index']} ({told}, {gpu['name'] or 'name not told'})"
 
 
-def leave_out(gpu: Mapping[str, Any]) -> str:
-    """Return the line that leaves a GPU out: by what stays with the card when numbers change."""
-    return f'{LEFT_OUT}: ["{gpu["serial"] or gpu["uuid"]}"]' if gpu["serial"] or gpu["uuid"] else f"{LEFT_OUT}: [{gpu['index']}]"
+def leave_out(gpus: Sequence[Mapping[str, Any]], written: Sequence[Any] = ()) -> str:
+    """Return the line that leaves GPUs out, besides those that are: by what stays with the card when numbers change."""
+    names = [gpu["serial"] or gpu["uuid"] or gpu["index"] for gpu in gpus]
+    return f"{LEFT_OUT}: {json.dumps([*written, *names])}"
 
 
 def _host(wanted: Wanted, seen: Mapping[str, Any]) -> Iterator[tuple[bool, Refused]]:
@@ -171,13 +176,16 @@ def _there(wanted: Wanted, own: Sequence[Mapping[str, Any]]) -> Iterator[Refused
 
 def _health(wanted: Wanted, own: Sequence[Mapping[str, Any]], seen: Mapping[str, Any]) -> Iterator[Refused]:
     faults = sick(seen)
+    bad = [gpu for gpu in seen["gpus"] if gpu["index"] in faults and gpu["index"] not in wanted.left_out]
     for gpu in own:
         found = faults.get(gpu["index"])
         if found:
             told = "; ".join(fault["text"].rstrip(".").rpartition("): ")[2] for fault in found)
             why = f"{_named(gpu)} of {wanted.server} is sick: {told}."
             way = f"reset it (`nvidia-smi --gpu-reset -i {gpu['index']}` while nothing uses it, or reboot)"
-            yield Refused(wanted.where, why, f"Leave it out: {leave_out(gpu)}; or {way}, and replace it when that does not help.")
+            yield Refused(
+                wanted.where, why, f"Leave it out: {leave_out(bad, wanted.written)}; or {way}, and replace it when that does not help."
+            )
 
 
 def _equal(wanted: Wanted, own: Sequence[Mapping[str, Any]]) -> Iterator[Refused]:
@@ -208,16 +216,25 @@ def _divided(wanted: Wanted, own: Sequence[Mapping[str, Any]]) -> Iterator[Refus
         yield Refused(wanted.where, why, f"Name other GPUs, or end it: {way}.")
 
 
+def _part(wanted: Wanted, own: Sequence[Mapping[str, Any]]) -> Iterator[Refused]:
+    for gpu in own:
+        if gpu["mig"]["enabled"]:
+            why = f"the GPU {gpu['index']} of {wanted.server} is divided (MIG), and CUDA gives an instance its first part alone."
+            yield Refused(wanted.where, why, f"`nvidia-smi -i {gpu['index']} -mig 0` ends it.")
+
+
 def _memory(wanted: Wanted, own: Sequence[Mapping[str, Any]]) -> Iterator[Refused]:
     """Find a GPU with less free than vLLM asks for when it starts, where it ends."""
     for gpu in own:
-        if gpu["memory_total"] is None or gpu["memory_free"] is None or gpu["mig"]["enabled"]:
+        if gpu["memory_free"] is None or gpu["mig"]["enabled"]:
             continue
-        needed, free = gpu["memory_total"] * wanted.share, gpu["memory_free"] + wanted.own.get(gpu["index"], 0)
+        # what the driver keeps for itself is none of what vLLM takes its share of
+        total = gpu["memory_free"] + (gpu["memory_used"] or 0)
+        needed, free = total * wanted.share, gpu["memory_free"] + wanted.own.get(gpu["index"], 0)
         if free < needed:
-            sizes = f"{free / MIB_PER_GIB:.1f} GiB free of {gpu['memory_total'] / MIB_PER_GIB:.1f}"
+            sizes = f"{free / MIB_PER_GIB:.1f} GiB free of {total / MIB_PER_GIB:.1f}"
             why = f"{_named(gpu)} of {wanted.server} has {sizes}, and vLLM wants {needed / MIB_PER_GIB:.1f} when it starts{_users(gpu)}."
-            most = int(free / gpu["memory_total"] * 100) / 100
+            most = int(free / total * 100) / 100
             less = f", or write gpu_memory_utilization: {most} (and see whether it fits: playbooks/plan.yml)" if most >= 0.1 else ""
             yield Refused(wanted.where, why, f"Stop what uses it, name other GPUs{less}.")
 
@@ -328,11 +345,13 @@ def _way(wanted: Wanted, pairs: Sequence[Mapping[str, Any]]) -> str:
         return "links not told"
     if all(link.startswith("NV") for link in links):
         return "all pairs by NVLink"
-    by = [f"{links.count(link)} pairs by {link}" for link in dict.fromkeys(links)]
-    return ", ".join(by)
+    counts = {link: links.count(link) for link in links}
+    return ", ".join(f"{count} {'pair' if count == 1 else 'pairs'} by {link}" for link, count in counts.items())
 
 
-def verdict(name: str, server: str, outcome: Mapping[str, Any], gpus: Sequence[Mapping[str, Any]]) -> Optional[Refused]:
+def verdict(
+    name: str, server: str, outcome: Mapping[str, Any], gpus: Sequence[Mapping[str, Any]], written: Sequence[Any] = ()
+) -> Optional[Refused]:
     """Return the refusal that an all-reduce leads to, None where the sums were right; ``outcome`` is one of all_reduce, as a mapping."""
     kind, members = outcome["kind"], list(outcome["members"])
     if kind == "ok":
@@ -348,6 +367,6 @@ def verdict(name: str, server: str, outcome: Mapping[str, Any], gpus: Sequence[M
     said = f" {'They' if many else 'It'} said: {outcome['said']}" if outcome["said"] and kind != "wrong" else ""
     pairs = ", ".join(" and ".join(map(str, pair)) for pair in outcome["pairs"])
     alone = f" Of pairs tried alone, these fail: {pairs}." if pairs else ""
-    one = f"leave it out: {leave_out(cards[0])}" if len(cards) == 1 else "name other GPUs"
+    one = f"leave it out: {leave_out(cards, written)}" if len(cards) == 1 else "name other GPUs"
     instead = f"See `nvidia-smi -q`, `dmesg` and docs/tensor_parallel.md there; mend what is wrong, or {one}."
     return Refused(f"vllm_instances {name}: gpus", f"in an all-reduce on {server} {words}.{alone}{said}", instead)
