@@ -264,6 +264,7 @@ def _narrowed(ring: Ring, outcome: Outcome) -> Outcome:
         for thread in threads:
             thread.join()
         bad += [pair for pair in pairs if pair not in found or found[pair].kind != OK]
+    bad.sort()
     return Outcome(outcome.kind, culprits(bad, ring.members), outcome.stage, outcome.said, started=outcome.started, pairs=bad)
 
 
