@@ -9,9 +9,9 @@ from lab import testing
 
 def test_the_whole_chain(blank):
     server = blank["server1"]
-    # __cuda_used: a server whose models are computed on the CPU would be left alone
+    # named: a server whose models are computed on the CPU would be left alone
     code, said = testing.playbook(INVENTORY)(
-        "site", "--limit", "server1", "-e", "@molecule/cuda/cpu.yml", "-e", '{"__cuda_used": true}', cuda_driver_source="repository"
+        "site", "--limit", "server1", "-e", "@molecule/cuda/vars/cpu.yml", cuda_driver_source="repository"
     )
     assert code == 0, said
     assert installed(server) == NEW
