@@ -29,7 +29,8 @@ class Gate:
     """What is asked.
 
     ``instances`` have name, starts, device, gpus, group, share, environment, args and python (an environment's); ``left_out`` is
-    vllm_gpus_left_out as it is written. ``trial``: nothing is to be run.
+    vllm_gpus_left_out as it is written. ``trial``: nothing is to be run. ``stopped`` are units besides the
+    instances' that will be stopped before one starts.
     """
 
     server: str
@@ -38,6 +39,7 @@ class Gate:
     user: Optional[str] = None
     seconds: float = SECONDS
     trial: bool = False
+    stopped: Sequence[str] = ()
     memory: str = MEMORY
     say: Callable[[str], None] = field(default=lambda _line: None)
 
@@ -85,7 +87,7 @@ def _static(
         one["share"],
         one["environment"],
         one["args"],
-        own={gpu["index"]: _own(gpu) for gpu in seen["gpus"]},
+        own={gpu["index"]: _own(gpu, asked.stopped) for gpu in seen["gpus"]},
         others=others,
         left_out=numbers,
         group=one["group"],
@@ -95,9 +97,10 @@ def _static(
     return found.line, found.refusals, found.warnings
 
 
-def _own(gpu: Mapping[str, Any]) -> int:
-    """Return the MiB that instances hold: they are stopped before others start there."""
-    ours = [process for process in gpu["processes"] if str(unit_of(str(process["pid"]))).startswith(OURS)]
+def _own(gpu: Mapping[str, Any], stopped: Sequence[str]) -> int:
+    """Return the MiB that is held by instances, and by what is stopped for them: it is free when others start there."""
+    units = [(process, unit_of(str(process["pid"])) or "") for process in gpu["processes"]]
+    ours = [process for process, unit in units if unit.startswith(OURS) or unit in stopped]
     if ours and len(ours) == len(gpu["processes"]):
         return int(gpu["memory_used"] or 0)
     return sum(int(process["memory"] or 0) for process in ours)

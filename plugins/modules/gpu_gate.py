@@ -70,6 +70,11 @@ options:
     type: list
     elements: raw
     default: []
+  stopped:
+    description: Units that are stopped before an instance starts. What they hold counts as free, as what instances hold does.
+    type: list
+    elements: str
+    default: []
   user:
     description: As which user an all-reduce runs.
     type: str
@@ -159,6 +164,7 @@ def main() -> None:
             "server": {"type": "str", "required": True},
             "instances": {"type": "list", "elements": "dict", "default": [], "options": instance},
             "left_out": {"type": "list", "elements": "raw", "default": []},
+            "stopped": {"type": "list", "elements": "str", "default": []},
             "user": {"type": "str"},
             "timeout": {"type": "int", "default": SECONDS},
             "progress_file": {"type": "path"},
@@ -174,6 +180,7 @@ def main() -> None:
         options["user"],
         options["timeout"],
         module.check_mode,
+        options["stopped"],
         say=progress.say,
     )
     with alone("gpu-gate", progress):

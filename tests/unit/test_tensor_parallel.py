@@ -223,6 +223,22 @@ def test_nobody_is_disturbed(more, said, tmp_path, monkeypatch):
     assert found["lines"][0].endswith(said)
 
 
+UNITS = [
+    # whose the process on GPU 0 is       whether its memory counts as free
+    ("vllm@old.service", True),
+    ("ollama.service", True),
+    ("jupyter.service", False),
+    (None, False),
+]
+
+
+@pytest.mark.parametrize(("unit", "free"), UNITS)
+def test_what_will_be_stopped_holds_nothing(unit, free, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_gate, "unit_of", lambda _pid: unit)
+    found = gate(asked(tmp_path, one={"gpus": [0]}, stopped=["ollama.service"]), read(H100, tmp_path))
+    assert bool(found["refused"]) != free
+
+
 def test_one_that_runs_on_is_not_refused(tmp_path):
     found = gate(asked(tmp_path, one={"starts": False, "gpus": [1]}), read("ecc", tmp_path))
     assert (found["refused"], found["lines"]) == ([], [])
