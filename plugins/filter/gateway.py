@@ -1,0 +1,67 @@
+# Copyright: (c) 2026, the ownmetal.codex authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The filters of roles/gateway: thin faces of module_utils/gateway_plan.py."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_plan as core
+from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_state
+from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
+
+
+def readable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn the core's Refused into Ansible's own error, with the same sentences."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except Refused as refused:
+            raise AnsibleFilterError(str(refused)) from refused
+
+    return wrapped
+
+
+def problems(settings: Mapping[str, Any]) -> list[str]:
+    """Return the sentences about what is wrong with the inventory; none when nothing is."""
+    return [str(refused) for refused in core.problems(settings, settings["instances"])]
+
+
+def host_problems(observed: Mapping[str, Any], host: str, port: int, unit: str) -> list[str]:
+    """Return the sentences about what stands in the way on a gateway."""
+    return [str(refused) for refused in core.host_problems(host, observed, int(port), unit)]
+
+
+def models(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each served name with its upstream servers."""
+    return core.models(settings["instances"], settings["drained"], settings["host"])
+
+
+def classes(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the different limits of all keys."""
+    return core.classes(settings["keys"], gateway_state.usual(settings))
+
+
+def client_instances(instances: Sequence[Mapping[str, Any]], gateway: str, name: str, port: int = 443) -> list[dict[str, Any]]:
+    """Return what developer machines are told of the instances: the same models, at the gateway's address."""
+    return core.client_instances(instances, gateway, name, int(port))
+
+
+class FilterModule:
+    """The filters of the role."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return them by name."""
+        functions = {
+            "gateway_problems": problems,
+            "gateway_host_problems": host_problems,
+            "gateway_models": models,
+            "gateway_classes": classes,
+            "gateway_client_instances": client_instances,
+        }
+        return {name: readable(function) for name, function in functions.items()}

@@ -1,0 +1,256 @@
+# Copyright: (c) 2026, the ownmetal.codex authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""From the catalogue of instances and the gateway's variables to what nginx is told, or a refusal."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+from . import gateway_keys
+from .catalogue import is_local
+from .errors import ManyRefused, Refused, nearest
+from .networks import bad_sources
+
+# what each engine can do; a setting that the chosen one cannot honour is refused
+ENGINES: dict[str, frozenset[str]] = {"nginx": frozenset({"private_ca", "files", "hold", "hashed_keys", "drain"})}
+COMING = ("caddy",)
+ROUTES = {
+    "chat/completions": "chat completions",
+    "responses": "what Codex speaks",
+    "completions": "plain completions",
+    "embeddings": "embeddings",
+}
+TLS = ("private_ca", "files")
+HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
+
+
+def problems(settings: Mapping[str, Any], instances: Sequence[Mapping[str, Any]]) -> list[Refused]:
+    """Return everything that is wrong with a gateway's inventory, so that it is mended in one go.
+
+    ``settings`` has the role's variables without their prefix, and ``host``, the gateway's name in the inventory.
+    """
+    found = _engine(settings) + _tls(settings) + _addresses(settings) + _routes(settings) + _numbers(settings)
+    try:
+        served = [model["name"] for model in models(instances, settings["drained"], settings["host"])]
+    except Refused as refused:
+        return found + (refused.refusals if isinstance(refused, ManyRefused) else [refused])
+    return found + gateway_keys.problems(settings["keys"], served)
+
+
+def _engine(settings: Mapping[str, Any]) -> list[Refused]:
+    engine = settings["engine"]
+    if engine in ENGINES:
+        return []
+    why = "is not there yet." if engine in COMING else "is no engine that this role knows."
+    return [Refused(f"gateway_engine {engine}", why, f"Write {', '.join(ENGINES)}.")]
+
+
+def _tls(settings: Mapping[str, Any]) -> list[Refused]:
+    kind, files = settings["tls"], {name: settings[f"tls_{name}"] for name in ("certificate", "key")}
+    if kind not in TLS:
+        why = "is not there yet." if kind == "acme" else "is no way to a certificate that this role knows."
+        return [Refused(f"gateway_tls {kind}", why, f"Write one of: {', '.join(TLS)}.")]
+    if kind == "files":
+        return [Refused(f"gateway_tls_{name}", "is empty.", "Name a file of the controller.") for name, file in files.items() if not file]
+    return [
+        Refused(f"gateway_tls_{name}", "is read with gateway_tls: files alone.", "Set that, or remove this.")
+        for name, file in files.items()
+        if file
+    ]
+
+
+def _addresses(settings: Mapping[str, Any]) -> list[Refused]:
+    found = []
+    if not _is_address(settings["listen"]):
+        found.append(Refused("gateway_listen", f"{settings['listen']!r} is no address.", "Write one of the gateway's, 0.0.0.0 or '::'."))
+    names = settings["names"]
+    if not isinstance(names, list) or not names:
+        found.append(Refused("gateway_names", "names nothing.", "Write the names and addresses that clients use."))
+    else:
+        found += [
+            Refused("gateway_names", f"{name!r} is neither a host's name nor an address.", "Write it without scheme, port and path.")
+            for name in names
+            if not (isinstance(name, str) and (HOST_NAME.fullmatch(name) or _is_address(name)))
+        ]
+    found += [Refused("gateway_monitors", why, "Write a list such as ['192.0.2.0/24'].") for why in bad_sources(settings["monitors"])]
+    if not os.path.isabs(os.path.expanduser(str(settings["secrets"]))):
+        found.append(Refused("gateway_secrets", f"{settings['secrets']} depends on where Ansible is started.", "Write an absolute path."))
+    return found
+
+
+def _is_address(text: Any) -> bool:
+    try:
+        ipaddress.ip_address(str(text))
+    except ValueError:
+        return False
+    return True
+
+
+def _routes(settings: Mapping[str, Any]) -> list[Refused]:
+    routes = settings["routes"]
+    if not isinstance(routes, list) or not routes:
+        return [Refused("gateway_routes", "opens nothing.", "Write [chat/completions, responses], or leave it out.")]
+    otherwise = f"Known are {', '.join(ROUTES)}; /v1/models is always open to who has a key."
+    return [
+        Refused(f"gateway_routes: {name}", "is no route that a gateway opens.", nearest(str(name), ROUTES, otherwise))
+        for name in routes
+        if name not in ROUTES
+    ]
+
+
+def _numbers(settings: Mapping[str, Any]) -> list[Refused]:
+    names = ("port", *gateway_keys.LIMITS, "body_limit_mib", "stream_timeout")
+    wrong = [name for name in names if not gateway_keys.is_count(settings[name])]
+    if not (gateway_keys.is_count(settings["hold"]) or settings["hold"] == 0):
+        wrong.append("hold")
+    return [Refused(f"gateway_{name}", f"{settings[name]!r} is no whole number above 0.", "Write one, or leave it out.") for name in wrong]
+
+
+def models(instances: Sequence[Mapping[str, Any]], drained: Any, gateway: str) -> list[dict[str, Any]]:
+    """Return each served name with its upstream servers.
+
+    A dict per name: ``name``, ``upstream`` (its name in nginx), ``max_model_len`` (the least of its instances, None where one leaves it
+    to vLLM) and ``servers`` (``server``, ``instance``, ``address``, ``down``). Raises ManyRefused.
+    """
+    if not isinstance(drained, list):
+        raise Refused("gateway_drained", "is not a list.", "Write [SERVER] or [SERVER/INSTANCE].")
+    refusals = _unreachable(instances, gateway) + _unknown_drained(instances, drained)
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for instance in instances:
+        for name in instance["served_model_name"]:
+            by_name.setdefault(name, []).append(instance)
+    if not by_name:
+        refusals.append(
+            Refused("gateway_instances", "is empty: no model to lead to.", "Add a vllm_instances entry to a server of the group.")
+        )
+    refusals += [one for name, group in by_name.items() for one in _mixed(name, group)]
+    if refusals:
+        raise ManyRefused(refusals)
+    return [_model(number, name, group, drained) for number, (name, group) in enumerate(by_name.items())]
+
+
+def _model(number: int, name: str, group: Sequence[Mapping[str, Any]], drained: Sequence[str]) -> dict[str, Any]:
+    lengths = [instance["max_model_len"] for instance in group]
+    servers = [
+        {
+            "server": instance["server"],
+            "instance": instance["name"],
+            "address": address(instance),
+            "down": bool({instance["server"], f"{instance['server']}/{instance['name']}"} & set(drained)),
+        }
+        for instance in group
+    ]
+    return {"name": name, "upstream": f"model{number}", "max_model_len": None if None in lengths else min(lengths), "servers": servers}
+
+
+def address(instance: Mapping[str, Any]) -> str:
+    """Return HOST:PORT of an instance."""
+    return str(instance["base_url"]).removeprefix("http://").removesuffix("/v1")
+
+
+def _unreachable(instances: Sequence[Mapping[str, Any]], gateway: str) -> list[Refused]:
+    return [
+        Refused(
+            f"vllm_instances {instance['name']}: host",
+            f"listens on loopback of {instance['server']}, where the gateway {gateway} cannot reach it.",
+            "Write host: with a private address of the server, and allow the gateway in vllm_allowed_sources.",
+        )
+        for instance in instances
+        if is_local(instance) and instance["server"] != gateway
+    ]
+
+
+def _unknown_drained(instances: Sequence[Mapping[str, Any]], drained: Sequence[str]) -> list[Refused]:
+    known = {one for row in instances for one in (row["server"], f"{row['server']}/{row['name']}")}
+    return [
+        Refused(f"gateway_drained: {name}", "leads to no instance.", nearest(str(name), known, "Write SERVER or SERVER/INSTANCE."))
+        for name in drained
+        if name not in known
+    ]
+
+
+def _mixed(name: str, group: Sequence[Mapping[str, Any]]) -> list[Refused]:
+    """Find one served name over several models: what answers would be a matter of luck."""
+    kinds = {_what(instance): f"{instance['name']} of {instance['server']}" for instance in group}
+    if len(kinds) < 2:
+        return []
+    why = f"is served by different models: {' and '.join(sorted(kinds.values()))}."
+    return [Refused(f"served_model_name {name}", why, "Give one of them another name.")]
+
+
+def _what(instance: Mapping[str, Any]) -> tuple[str, str]:
+    if instance.get("model_repository"):
+        return str(instance["model_repository"]), str(instance.get("model_revision"))
+    return os.path.basename(str(instance.get("model") or instance.get("model_source") or "").rstrip("/")), ""
+
+
+def classes(entries: Sequence[Mapping[str, Any]], usual: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the different limits of all keys, each with its name in nginx; the gateway's own is always there."""
+    every = [dict(usual)] + [gateway_keys.limits(entry, usual) for entry in gateway_keys.present(entries)]
+    return [{"name": name, **limit} for name, limit in sorted({gateway_keys.class_name(limit): limit for limit in every}.items())]
+
+
+def backend_authorizations(found: Sequence[Mapping[str, Any]], keys: Mapping[str, str]) -> dict[str, str]:
+    """Return, by upstream, the header that its servers want; ``keys`` has the internal key of each server.
+
+    Raises ManyRefused where the servers of one model have different keys: the header is set before one is chosen.
+    """
+    refusals, headers = [], {}
+    for model in found:
+        servers = sorted({row["server"] for row in model["servers"]})
+        if len({keys[server] for server in servers}) > 1:
+            why = f"differs between {', '.join(servers)}, which serve the same model {model['name']}."
+            refusals.append(Refused("vllm_api_key", why, "Give them one, such as by one inventory."))
+        headers[model["upstream"]] = f"Bearer {keys[servers[0]]}"
+    if refusals:
+        raise ManyRefused(refusals)
+    return headers
+
+
+def host_problems(host: str, observed: Mapping[str, Any], port: int, unit: str) -> list[Refused]:
+    """Return what stands in the way on a gateway: a system without the packages, a port that somebody else has."""
+    found = []
+    system = observed["system"]
+    if system["name"] not in ("debian", "ubuntu"):
+        why = f"runs {system['name']} {system['version']}, and the role knows nginx with Lua from Debian and Ubuntu."
+        found.append(Refused(host, why, "Take another host for the gateway."))
+    others = sorted({str(row.get("unit") or "somebody") for row in observed["ports"].get(str(port), [])} - {unit})
+    if others:
+        why = f"{' and '.join(others)} listens there already."
+        found.append(Refused(f"{host}: gateway_port {port}", why, "Stop that, or write another port."))
+    return found
+
+
+def client_instances(instances: Sequence[Mapping[str, Any]], gateway: str, name: str, port: int) -> list[dict[str, Any]]:
+    """Return what developer machines are told of the instances: the same models, at the gateway's one address."""
+    host = f"[{name}]" if ":" in name else name
+    url = f"https://{host}{'' if port == 443 else f':{port}'}/v1"
+    lengths = {model["name"]: model["max_model_len"] for model in models(instances, [], gateway)}
+    return [
+        {
+            **instance,
+            "server": gateway,
+            "host": name,
+            "port": port,
+            "base_url": url,
+            "max_model_len": lengths[instance["served_model_name"][0]],
+        }
+        for instance in instances
+    ]
+
+
+def lua_models(found: Sequence[Mapping[str, Any]], headers: Optional[Mapping[str, str]] = None) -> dict[str, Any]:
+    """Return what the gateway's program knows of each model, by served name."""
+    return {
+        model["name"]: {
+            "upstream": model["upstream"],
+            "authorization": (headers or {}).get(model["upstream"], ""),
+            "max_model_len": model["max_model_len"],
+            "servers": [row["address"] for row in model["servers"] if not row["down"]],
+        }
+        for model in found
+    }

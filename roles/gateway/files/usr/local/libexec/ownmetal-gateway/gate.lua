@@ -1,0 +1,162 @@
+-- Copyright: (c) 2026, the ownmetal.codex authors
+-- GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+-- Who may ask, which model a body asks for, and what waits while a server restarts. Runs inside nginx.
+
+local cjson = require "cjson.safe"
+local ffi = require "ffi"
+
+-- of the library that nginx has loaded for TLS; the Lua module itself brings no SHA-256
+ffi.cdef "unsigned char *SHA256(const unsigned char *d, size_t n, unsigned char *md);"
+
+local M = {}
+local state, loaded
+
+local function digest(text)
+  local out = ffi.new("unsigned char[32]")
+  ffi.C.SHA256(text, #text, out)
+  return (ffi.string(out, 32):gsub(".", function(byte) return string.format("%02x", byte:byte()) end))
+end
+
+local function read(path)
+  local file, why = io.open(path, "rb")
+  if not file then return nil, why end
+  local text = file:read("*a")
+  file:close()
+  return text
+end
+
+-- once for each start and reload: a worker of before goes on with what it had
+function M.load(path)
+  local text = assert(read(path))
+  state, loaded = assert(cjson.decode(text)), digest(text)
+end
+
+local function refuse(status, kind, code, message, after)
+  ngx.status = status
+  ngx.header.content_type = "application/json"
+  if after then ngx.header["Retry-After"] = after end
+  if status == 401 then ngx.header["WWW-Authenticate"] = "Bearer" end
+  ngx.say(cjson.encode({ error = { message = message, type = kind, code = code } }))
+  return ngx.exit(status)
+end
+
+local function key_of_request()
+  local header = ngx.var.http_authorization
+  local word = type(header) == "string" and header:match("^[Bb]earer +(%S+)$")
+  return word and state.keys[digest(word)]
+end
+
+local function is_given(value)
+  return value ~= nil and value ~= cjson.null
+end
+
+-- before the limits, which count by key; the body is not read yet
+function M.authenticate()
+  local key = key_of_request()
+  if not key then
+    return refuse(401, "invalid_request_error", "invalid_api_key", "unknown key")
+  end
+  if is_given(key.expires) and ngx.time() >= key.expires then
+    return refuse(401, "invalid_request_error", "expired_api_key", "this key has expired: ask for a new one")
+  end
+  ngx.ctx.key = key
+  ngx.var.gateway_key, ngx.var.gateway_team, ngx.var.gateway_class = key.key, key.team, key.class
+end
+
+local function may_use(key, name)
+  if not is_given(key.models) then return true end
+  for _, allowed in ipairs(key.models) do
+    if allowed == name then return true end
+  end
+  return false
+end
+
+local function body_of_request()
+  -- a body without a length is an error of this Lua module with HTTP/2
+  if not pcall(ngx.req.read_body) then
+    return refuse(411, "invalid_request_error", "length_required", "send the body with its length")
+  end
+  local text = ngx.req.get_body_data()
+  if not text then
+    local file = ngx.req.get_body_file()
+    text = file and read(file)
+  end
+  -- read as vLLM reads it: the last of two equal names wins, escapes count
+  local body = text and cjson.decode(text)
+  if type(body) ~= "table" then
+    return refuse(400, "invalid_request_error", "invalid_json", "the body is no JSON object")
+  end
+  return body
+end
+
+-- requests of one conversation go to one server, whose prefix cache has its beginning
+local function affinity(body)
+  if type(body.prompt_cache_key) == "string" then return body.prompt_cache_key end
+  return ngx.var.http_session_id or (ngx.var.gateway_key .. ngx.var.remote_addr)
+end
+
+function M.route()
+  local body = body_of_request()
+  local name = body.model
+  if type(name) ~= "string" then
+    return refuse(400, "invalid_request_error", "model_required", "the body has to name a model")
+  end
+  local model = state.models[name]
+  if not model or not may_use(ngx.ctx.key, name) then
+    return refuse(404, "invalid_request_error", "model_not_found", "there is no such model for this key: see /v1/models")
+  end
+  ngx.var.gateway_model, ngx.var.gateway_upstream = name, model.upstream
+  ngx.var.gateway_authorization, ngx.var.gateway_affinity = model.authorization, affinity(body)
+end
+
+function M.models()
+  local rows = setmetatable({}, cjson.array_mt)
+  for name, model in pairs(state.models) do
+    if may_use(ngx.ctx.key, name) then
+      local length = is_given(model.max_model_len) and model.max_model_len or nil
+      rows[#rows + 1] = { id = name, object = "model", created = 0, owned_by = "vllm", max_model_len = length }
+    end
+  end
+  table.sort(rows, function(one, other) return one.id < other.id end)
+  ngx.header.content_type = "application/json"
+  ngx.say(cjson.encode({ object = "list", data = rows }))
+end
+
+local function healthy(address)
+  local host, port = address:match("^%[?(.-)%]?:(%d+)$")
+  local socket = ngx.socket.tcp()
+  socket:settimeouts(500, 500, 1000)
+  if not socket:connect(host, tonumber(port)) then return false end
+  socket:send("GET /health HTTP/1.0\r\nHost: " .. host .. "\r\n\r\n")
+  local line = socket:receive("*l")
+  socket:close()
+  return line ~= nil and line:match("^HTTP/1%.%d 200") ~= nil
+end
+
+-- No server took the request, and nothing of an answer has been sent: wait for one, then ask again. nginx follows ten of
+-- these turns, so one lasts until a server is well.
+function M.hold()
+  local now = ngx.now()
+  if now - ngx.req.start_time() >= state.stream_timeout then
+    return refuse(504, "server_error", "timeout", "the model did not answer in time")
+  end
+  local turn = tonumber(ngx.var.gateway_held)
+  local finish = turn or now + state.hold
+  ngx.var.gateway_held = finish
+  if turn then ngx.sleep(math.min(1, math.max(0, finish - now))) end
+  while ngx.now() < finish do
+    for _, address in ipairs(state.models[ngx.var.gateway_model].servers) do
+      if healthy(address) then return end
+    end
+    ngx.sleep(0.5)
+    ngx.update_time()
+  end
+  return refuse(503, "server_error", "model_unavailable", "no server of this model answers", 5)
+end
+
+function M.health()
+  ngx.header.content_type = "application/json"
+  ngx.say(cjson.encode({ status = "ok", config = loaded }))
+end
+
+return M

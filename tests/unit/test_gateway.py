@@ -1,0 +1,273 @@
+"""The gateway's decisions: what is refused, what nginx and its program are told, and the private CA."""
+
+import datetime
+import hashlib
+import json
+import os
+import ssl
+
+import pytest
+from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_keys, gateway_plan, gateway_state, gateway_tls
+from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
+
+NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.timezone.utc)
+
+
+def instance(server="gpu1", name="coder", **keys):
+    host = keys.pop("host", "10.0.0.5")
+    shared = {"name": name, "server": server, "host": host, "port": 8000, "base_url": f"http://{host}:8000/v1"}
+    return {**shared, "served_model_name": [name], "max_model_len": 32768, "model": "/srv/coder", **keys}
+
+
+def settings(**changes):
+    usual = {
+        "host": "gw1", "engine": "nginx", "listen": "0.0.0.0", "port": 443, "names": ["gw1"], "tls": "private_ca",
+        "tls_certificate": "", "tls_key": "", "secrets": "/srv/secrets", "keys": [], "routes": ["responses"],
+        "requests_per_minute": 600, "burst": 40, "concurrency": 16, "body_limit_mib": 32, "hold": 120,
+        "stream_timeout": 3600, "monitors": [], "drained": [],
+    }  # fmt: skip
+    return {**usual, **changes}
+
+
+ANNA = {"team": "red", "name": "anna"}
+REFUSED = [
+    # settings                                           words of the refusal, or none
+    ({}, None),
+    ({"engine": "caddy"}, "gateway_engine caddy: is not there yet. Write nginx."),
+    ({"engine": "apache"}, "is no engine"),
+    ({"tls": "acme"}, "gateway_tls acme: is not there yet."),
+    ({"tls": "files"}, "gateway_tls_certificate: is empty."),
+    ({"tls_key": "/srv/key"}, "is read with gateway_tls: files alone"),
+    ({"tls": "files", "tls_certificate": "/a", "tls_key": "/b"}, None),
+    ({"listen": "eth0"}, "gateway_listen: 'eth0' is no address."),
+    ({"listen": "::"}, None),
+    ({"names": []}, "gateway_names: names nothing."),
+    ({"names": ["https://gw1/"]}, "without scheme, port and path"),
+    ({"names": ["llm.example.com", "192.0.2.1", "2001:db8::1"]}, None),
+    ({"names": ["gw1; return 200"]}, "is neither a host's name nor an address"),
+    ({"monitors": ["192.0.2.5/24"]}, "write 192.0.2.0/24"),
+    ({"secrets": ".secrets"}, "depends on where Ansible is started"),
+    ({"routes": []}, "gateway_routes: opens nothing."),
+    ({"routes": ["response"]}, "Did you mean responses?"),
+    ({"routes": ["tokenize"]}, "Known are"),
+    ({"port": 0}, "gateway_port: 0 is no whole number above 0."),
+    ({"hold": 0}, None),
+    ({"hold": -1}, "gateway_hold"),
+    ({"drained": ["gpu1"]}, None),
+    ({"drained": ["gpu1/coder"]}, None),
+    ({"drained": ["gpu2"]}, "gateway_drained: gpu2: leads to no instance. Did you mean gpu1?"),
+    ({"drained": "gpu1"}, "is not a list"),
+    ({"keys": {}}, "gateway_keys: is not a list."),
+    ({"keys": ["anna"]}, "gateway_keys[0]: is no mapping."),
+    ({"keys": [ANNA]}, None),
+    ({"keys": [ANNA, ANNA]}, "gateway_keys red/anna: stands twice."),
+    ({"keys": [{"team": "red"}]}, "its name None cannot be a file's name"),
+    ({"keys": [{"team": "..", "name": "x"}]}, "its team '..' cannot be a file's name"),
+    ({"keys": [{"team": "red", "name": "a/b"}]}, "cannot be a file's name"),
+    ({"keys": [{**ANNA, "expires": "2027-02-30"}]}, "gateway_keys red/anna: expires: '2027-02-30' is no day."),
+    ({"keys": [{**ANNA, "expires": datetime.date(2027, 1, 31)}]}, None),
+    ({"keys": [{**ANNA, "expire": "2027-01-31"}]}, "Did you mean expires?"),
+    ({"keys": [{**ANNA, "state": "gone"}]}, "Write present or absent."),
+    ({"keys": [{**ANNA, "burst": 0}]}, "gateway_keys red/anna: burst: 0 is no whole number above 0."),
+    ({"keys": [{**ANNA, "models": ["code"]}]}, "no instance serves code. Did you mean coder?"),
+    ({"keys": [{**ANNA, "models": ["old"], "state": "absent"}]}, None),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), REFUSED)
+def test_what_cannot_work_is_refused(changes, words):
+    found = " ".join(map(str, gateway_plan.problems(settings(**changes), [instance()])))
+    assert bool(found) == bool(words), found
+    assert words is None or words in found
+
+
+INSTANCES = [
+    # instances                                                                   words of the refusal, or none
+    ([], "gateway_instances: is empty"),
+    ([instance(host="127.0.0.1")], "listens on loopback of gpu1, where the gateway gw1 cannot reach it"),
+    ([instance("gw1", host="127.0.0.1")], None),
+    ([instance(), instance("gpu2", host="10.0.0.6")], None),
+    ([instance(), instance("gpu2", model="/mnt/coder/")], None),  # the same model in another place
+    ([instance(), instance("gpu2", model="/srv/other")], "is served by different models: coder of gpu1 and coder of gpu2"),
+    (
+        [instance(model_repository="a/b", model_revision="1"), instance("gpu2", model_repository="a/b", model_revision="2")],
+        "different models",
+    ),
+]
+
+
+@pytest.mark.parametrize(("instances", "words"), INSTANCES)
+def test_instances_that_cannot_be_led_to_are_refused(instances, words):
+    found = " ".join(map(str, gateway_plan.problems(settings(), instances)))
+    assert bool(found) == bool(words), found
+    assert words is None or words in found
+
+
+def test_two_servers_of_one_model_are_one_upstream_with_the_shorter_context():
+    rows = [instance(), instance("gpu2", host="10.0.0.6", max_model_len=16384), instance("gpu2", "small", host="10.0.0.6")]
+    coder, small = gateway_plan.models(rows, ["gpu2"], "gw1")
+    assert [(row["address"], row["down"]) for row in coder["servers"]] == [("10.0.0.5:8000", False), ("10.0.0.6:8000", True)]
+    assert (coder["max_model_len"], coder["upstream"], small["upstream"]) == (16384, "model0", "model1")
+    assert gateway_plan.lua_models([coder])["coder"]["servers"] == ["10.0.0.5:8000"]  # held requests do not wait for a drained one
+
+
+def test_a_length_that_vllm_decides_is_not_made_up():
+    assert gateway_plan.models([instance(), instance("gpu2", max_model_len=None)], [], "gw1")[0]["max_model_len"] is None
+
+
+def test_servers_of_one_model_have_one_key():
+    found = gateway_plan.models([instance(), instance("gpu2")], [], "gw1")
+    assert gateway_plan.backend_authorizations(found, {"gpu1": "k", "gpu2": "k"}) == {"model0": "Bearer k"}
+    with pytest.raises(Refused, match="vllm_api_key: differs between gpu1, gpu2"):
+        gateway_plan.backend_authorizations(found, {"gpu1": "k", "gpu2": "other"})
+
+
+def test_each_different_limit_is_a_class_and_nothing_else_is():
+    keys = [ANNA, {**ANNA, "name": "ben", "burst": 40}, {**ANNA, "name": "ci", "concurrency": 2}, {**ANNA, "burst": 9, "state": "absent"}]
+    names = [row["name"] for row in gateway_plan.classes(keys, gateway_state.usual(settings()))]
+    assert names == ["r600b40c16", "r600b40c2"]
+
+
+def test_developers_are_told_of_the_gateway():
+    told = gateway_plan.client_instances([instance(), instance("gpu2", max_model_len=8192)], "gw1", "llm.example.com", 443)
+    assert {row["base_url"] for row in told} == {"https://llm.example.com/v1"}
+    assert {row["max_model_len"] for row in told} == {8192}
+    assert gateway_plan.client_instances([instance()], "gw1", "2001:db8::1", 8443)[0]["base_url"] == "https://[2001:db8::1]:8443/v1"
+
+
+OBSERVED = {"system": {"name": "debian", "version": "12"}, "ports": {"443": []}}
+HOSTS = [
+    ({}, None),
+    ({"system": {"name": "rocky", "version": "9.6"}}, "gw1: runs rocky 9.6"),
+    ({"ports": {"443": [{"address": "0.0.0.0", "unit": "ownmetal-gateway.service"}]}}, None),
+    ({"ports": {"443": [{"address": "0.0.0.0", "unit": "apache2.service"}]}}, "gateway_port 443: apache2.service listens there already"),
+    ({"ports": {"443": [{"address": "0.0.0.0"}]}}, "somebody listens there already"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), HOSTS)
+def test_a_host_that_cannot_be_a_gateway_is_refused(changes, words):
+    found = " ".join(map(str, gateway_plan.host_problems("gw1", {**OBSERVED, **changes}, 443, "ownmetal-gateway.service")))
+    assert bool(found) == bool(words), found
+    assert words is None or words in found
+
+
+def test_the_state_holds_digests_and_no_key_of_a_person(tmp_path):
+    keys = [ANNA, {**ANNA, "name": "ben", "expires": "2027-01-31", "models": ["coder"]}, {**ANNA, "name": "gone", "state": "absent"}]
+    given = settings(keys=keys, secrets=str(tmp_path))
+    text = gateway_state.text(given, [instance()], {"gpu1": "internal-key-of-the-servers"}, "pem", True)
+    anna = (tmp_path / "keys/red/anna.key").read_text().strip()
+    state = json.loads(text)
+    assert anna not in text
+    assert state["keys"][hashlib.sha256(anna.encode()).hexdigest()]["key"] == "red/anna"
+    assert len(state["keys"]) == 2  # a revoked key is none
+    assert not (tmp_path / "keys/red/gone.key").exists()
+    ben = next(row for row in state["keys"].values() if row["key"] == "red/ben")
+    assert (ben["models"], ben["expires"]) == (["coder"], 1801440000)  # 2027-02-01 00:00 UTC: the last day counts
+    assert state["models"]["coder"]["authorization"] == "Bearer internal-key-of-the-servers"
+    assert text == gateway_state.text(given, [instance()], {"gpu1": "internal-key-of-the-servers"}, "pem", True)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.key")} == {0o600}
+
+
+def test_in_check_mode_no_key_is_made(tmp_path):
+    gateway_state.text(settings(keys=[ANNA], secrets=str(tmp_path)), [instance()], {"gpu1": "k"}, "pem", False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_people_do_not_share_a_key(tmp_path):
+    keys = [ANNA, {**ANNA, "name": "ben"}]
+    gateway_keys.table(keys[:1], str(tmp_path), gateway_state.usual(settings()), True)
+    os.link(tmp_path / "keys/red/anna.key", tmp_path / "keys/red/ben.key")
+    with pytest.raises(Refused, match=r"ben.key: holds the same key as red/anna's file"):
+        gateway_keys.table(keys, str(tmp_path), gateway_state.usual(settings()), True)
+
+
+def test_a_servers_key_is_found_where_its_role_has_it(tmp_path):
+    read = {}.get
+    assert gateway_state.server_key({"vllm_api_key": "given"}, True, read) == "given"
+    paths = []
+    gateway_state.server_key({"inventory_dir": "/inv"}, True, lambda path, make: paths.append(path) or "k")
+    gateway_state.server_key({"inventory_dir": "/inv", "vllm_api_key_file": "/other"}, True, lambda path, make: paths.append(path) or "k")
+    assert paths == ["/inv/.secrets/vllm_api_key", "/other"]
+
+
+def test_a_client_accepts_the_private_cas_certificate(tmp_path):
+    """By OpenSSL's own judgement, for a name and for an address."""
+    pair = gateway_tls.made(str(tmp_path), "gw1", ["gw1", "192.0.2.1"])
+    (tmp_path / "chain.pem").write_text(pair.certificate)
+    (tmp_path / "chain.key").write_text(pair.key)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "chain.pem", tmp_path / "chain.key")
+    for name, good in (("gw1", True), ("192.0.2.1", True), ("gw2", False)):
+        assert handshake(server, ssl.create_default_context(cadata=pair.ca), name) is good, name
+
+
+def handshake(server, client, name):
+    client.verify_flags |= ssl.VERIFY_X509_STRICT
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(down, up, server_hostname=name), server.wrap_bio(up, down, server_side=True)]
+    for _ in range(4):
+        for end in list(ends):
+            try:
+                end.do_handshake()
+                ends.remove(end)
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLCertVerificationError:
+                return False
+    return not ends
+
+
+RENEWED = [
+    # days later, names                      the same certificate, the same CA
+    (0, ["gw1"], True),
+    (360, ["gw1"], True),
+    (368, ["gw1"], False),  # 30 days before its end
+    (0, ["gw1", "gw.example.com"], False),
+]
+
+
+@pytest.mark.parametrize(("days", "names", "same"), RENEWED)
+def test_a_certificate_is_renewed_in_time_and_not_before(tmp_path, days, names, same):
+    first = gateway_tls.made(str(tmp_path), "gw1", ["gw1"], now=NOW)
+    again = gateway_tls.made(str(tmp_path), "gw1", names, now=NOW + datetime.timedelta(days=days))
+    assert (again.certificate == first.certificate) is same
+    assert again.ca == first.ca
+    assert gateway_tls.unfit(again, names, NOW + datetime.timedelta(days=days)) == ""
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.[ck]*")} == {0o600}
+
+
+def test_a_new_ca_makes_a_new_certificate(tmp_path):
+    first = gateway_tls.made(str(tmp_path), "gw1", ["gw1"], now=NOW)
+    (tmp_path / "ca.crt").unlink()
+    again = gateway_tls.made(str(tmp_path), "gw1", ["gw1"], now=NOW)
+    assert again.ca != first.ca
+    assert again.certificate != first.certificate
+
+
+def test_check_mode_makes_no_certificate(tmp_path):
+    assert gateway_tls.made(str(tmp_path), "gw1", ["gw1"], make=False) == gateway_tls.PLACEHOLDER
+    assert list(tmp_path.iterdir()) == []
+    pair = gateway_tls.made(str(tmp_path), "gw1", ["gw1"])
+    assert gateway_tls.made(str(tmp_path), "gw1", ["gw1"], make=False) == pair
+
+
+def test_given_files_are_judged(tmp_path):
+    gateway_tls.made(str(tmp_path), "gw1", ["*.example.com", "gw1"], now=NOW)
+    gateway_tls.made(str(tmp_path), "gw2", ["gw2"], now=NOW)
+    certificate, key, other = (str(tmp_path / f"gateway-{name}") for name in ("gw1.crt", "gw1.key", "gw2.key"))
+    assert gateway_tls.given(certificate, key, ["llm.example.com", "gw1"], NOW).ca == ""
+    rows = [
+        (certificate, other, ["gw1"], 0, "is not of that key"),
+        (certificate, key, ["gw3"], 0, "does not name gw3"),
+        (certificate, key, ["a.b.example.com"], 0, "does not name a.b.example.com"),
+        (certificate, key, ["gw1"], 400, "is good from 2026-11-22 to 2027-12-24 only"),
+        (key, key, ["gw1"], 0, "are not PEM"),
+        (certificate, "/nowhere", ["gw1"], 0, "gateway_tls_key: /nowhere cannot be read"),
+    ]
+    for crt, private, names, days, words in rows:
+        with pytest.raises(Refused, match=words):
+            gateway_tls.given(crt, private, names, NOW + datetime.timedelta(days=days))
+    (tmp_path / "gateway-gw1.key").chmod(0o644)
+    with pytest.raises(Refused, match="can be read by others"):
+        gateway_tls.given(certificate, key, ["gw1"], NOW)
