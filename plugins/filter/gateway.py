@@ -58,6 +58,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return them by name."""
         functions = {
+            "gateway_numbers": core.numbers,
             "gateway_problems": problems,
             "gateway_host_problems": host_problems,
             "gateway_models": models,

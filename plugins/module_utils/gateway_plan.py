@@ -25,6 +25,7 @@ ROUTES = {
     "embeddings": "embeddings",
 }
 TLS = ("private_ca", "files")
+COUNTS = ("port", *gateway_keys.LIMITS, "body_limit_mib", "stream_timeout")
 HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
 
 
@@ -102,9 +103,13 @@ def _routes(settings: Mapping[str, Any]) -> list[Refused]:
     ]
 
 
+def numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with whole numbers where they stand as text; what is none stays, to be refused."""
+    return {key: int(value) if key in (*COUNTS, "hold") and str(value).isdecimal() else value for key, value in settings.items()}
+
+
 def _numbers(settings: Mapping[str, Any]) -> list[Refused]:
-    names = ("port", *gateway_keys.LIMITS, "body_limit_mib", "stream_timeout")
-    wrong = [name for name in names if not gateway_keys.is_count(settings[name])]
+    wrong = [name for name in COUNTS if not gateway_keys.is_count(settings[name])]
     if not (gateway_keys.is_count(settings["hold"]) or settings["hold"] == 0):
         wrong.append("hold")
     return [Refused(f"gateway_{name}", f"{settings[name]!r} is no whole number above 0.", "Write one, or leave it out.") for name in wrong]

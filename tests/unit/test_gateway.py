@@ -53,6 +53,8 @@ REFUSED = [
     ({"port": 0}, "gateway_port: 0 is no whole number above 0."),
     ({"hold": 0}, None),
     ({"hold": -1}, "gateway_hold"),
+    ({"hold": "soon"}, "gateway_hold: 'soon' is no whole number"),
+    ({"port": "8443"}, None),  # from a command line
     ({"drained": ["gpu1"]}, None),
     ({"drained": ["gpu1/coder"]}, None),
     ({"drained": ["gpu2"]}, "gateway_drained: gpu2: leads to no instance. Did you mean gpu1?"),
@@ -76,7 +78,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("changes", "words"), REFUSED)
 def test_what_cannot_work_is_refused(changes, words):
-    found = " ".join(map(str, gateway_plan.problems(settings(**changes), [instance()])))
+    found = " ".join(map(str, gateway_plan.problems(gateway_plan.numbers(settings(**changes)), [instance()])))
     assert bool(found) == bool(words), found
     assert words is None or words in found
 

@@ -1,0 +1,82 @@
+"""The playbook as an operator runs it: refusals, revocation, a killed run; and the real Codex through it all."""
+
+import json
+
+
+def test_a_second_run_makes_one_connection(playbook):
+    code, said = playbook("gateways", "-vvv")
+    assert code == 0
+    assert "changed=0" in said
+    assert said.count("SSH: EXEC") == 1
+
+
+def test_what_cannot_be_honoured_is_refused_without_a_connection(playbook):
+    code, said = playbook("gateways", "-vvv", gateway_engine="caddy", gateway_routes=["tokenize"], gateway_hold="soon")
+    assert code != 0
+    assert "SSH: EXEC" not in said
+    for words in (
+        "gateway_engine caddy: is not there yet. Write nginx.",
+        "gateway_routes: tokenize: is no route that a gateway opens.",
+        "gateway_hold: 'soon' is no whole number",
+    ):
+        assert words in said
+
+
+def test_a_misspelt_variable_is_refused(playbook):
+    code, said = playbook("gateways", gateway_key=[])
+    assert code != 0
+    assert "gateway_key: is read by no role. Did you mean gateway_keys?" in said
+
+
+def test_a_key_is_revoked_for_the_next_request_and_comes_back(playbook, ask):
+    assert ask("/v1/models")[0] == 200
+    code, said = playbook("gateways", gateway_keys=[{"team": "red", "name": "anna", "state": "absent"}, {"team": "red", "name": "bot"}])
+    assert code == 0, said
+    assert ask("/v1/models")[0] == 401
+    code, said = playbook("gateways", "--diff")
+    assert code == 0, said
+    assert ask("/v1/models")[0] == 200
+
+
+def test_a_key_may_be_for_some_models(playbook, ask):
+    rows = [{"team": "red", "name": "anna", "models": []}]
+    assert playbook("gateways", gateway_keys=rows)[0] == 0
+    try:
+        assert ask("/v1/responses", body={"model": "micro", "input": "x"})[0] == 404
+        assert json.loads(ask("/v1/models")[1])["data"] == []
+    finally:
+        assert playbook("gateways")[0] == 0
+
+
+def test_a_drained_server_gets_nothing_new(playbook, ask):
+    assert playbook("gateways", gateway_drained=["server1"], gateway_hold=0)[0] == 0
+    try:
+        status, said = ask("/v1/responses", body={"model": "micro", "input": "x"})
+        assert (status, json.loads(said)["error"]["code"]) == (503, "model_unavailable")
+    finally:
+        assert playbook("gateways")[0] == 0
+
+
+def test_a_run_that_was_killed_before_its_reload_is_finished_by_the_next(playbook, gateway):
+    gateway.check_output("sleep 1; touch /etc/ownmetal-gateway/nginx.conf")
+    code, said = playbook("gateways")
+    assert (code, "changed=1" in said) == (0, True), said
+    assert "changed=0" in playbook("gateways")[1]
+
+
+def test_a_configuration_that_nginx_refuses_is_not_loaded(gateway, ask):
+    gateway.check_output("cp /etc/ownmetal-gateway/nginx.conf /root/kept; echo 'nonsense;' >>/etc/ownmetal-gateway/nginx.conf")
+    try:
+        assert gateway.run("systemctl reload ownmetal-gateway").rc != 0
+        assert ask("/v1/models")[0] == 200
+    finally:
+        gateway.check_output("cat /root/kept >/etc/ownmetal-gateway/nginx.conf; rm /root/kept; systemctl reload ownmetal-gateway")
+
+
+def test_the_real_codex_makes_a_tool_call_through_the_gateway(developer):
+    assert "https://gw1/v1" in developer.file("/home/dev/.codex/config.toml").content_string
+    developer.check_output("install -d -o dev -g dev /home/dev/work")
+    run = "cd /home/dev/work && rm -f hello.txt && codex exec --json --ephemeral --skip-git-repo-check 'Create hello.txt' </dev/null"
+    events = [json.loads(line) for line in developer.check_output("runuser -l dev -c %s", run).splitlines() if line.startswith("{")]
+    assert events[-1]["type"] == "turn.completed", events
+    assert developer.file("/home/dev/work/hello.txt").content_string == "hi"
