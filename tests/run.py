@@ -76,6 +76,14 @@ PARTS = (
         "molecule destroy --scenario-name cuda",
         asked=True,  # its files have passed in part, and not yet as one run
     ),
+    Part(
+        "gateway",
+        20,
+        "a gateway before a model server: who is let in, streams, limits, restarts, revocation, the real Codex through it",
+        ("molecule test --scenario-name gateway",),
+        "molecule destroy --scenario-name gateway",
+        asked=True,  # its files have passed one by one, and not yet as one run
+    ),
 )
 
 

@@ -13,9 +13,9 @@ def test_events_pass_as_they_come(developer, gateway, stream):
     direct = json.loads(gateway.check_output(stream(400, "internal", "server1 8001 http")))
     assert (through["status"], through["done"], through["tokens"]) == (200, True, 400)
     assert direct["tokens"] == 400
-    # unbuffered: the first is there long before the last, in nearly as many pieces as without the gateway
-    assert through["first"] < through["last"] / 2
-    assert through["reads"] > direct["reads"] / 3, (through, direct)
+    # the first is there long before the last. Pieces that wait for a busy processor join; buffered, they would be some six
+    assert through["first"] < through["last"] / 4
+    assert through["reads"] > 40, (through, direct)
 
 
 def test_who_goes_away_frees_the_server(developer, stream):

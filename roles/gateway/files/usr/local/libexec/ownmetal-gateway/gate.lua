@@ -110,7 +110,7 @@ function M.route()
 end
 
 function M.models()
-  local rows = setmetatable({}, cjson.array_mt)
+  local rows = {}
   for name, model in pairs(state.models) do
     if may_use(ngx.ctx.key, name) then
       local length = is_given(model.max_model_len) and model.max_model_len or nil
@@ -119,7 +119,8 @@ function M.models()
   end
   table.sort(rows, function(one, other) return one.id < other.id end)
   ngx.header.content_type = "application/json"
-  ngx.say(cjson.encode({ object = "list", data = rows }))
+  -- cjson writes an empty table as {}
+  ngx.say('{"object":"list","data":', #rows > 0 and cjson.encode(rows) or "[]", "}")
 end
 
 local function healthy(address)
