@@ -47,6 +47,11 @@ def sha256(path: str) -> str:
     return digest.hexdigest()
 
 
+def _seconds(found: os.stat_result) -> int:
+    """Return when a file was changed, as an archive has it: st_mtime is a float, which makes a whole second of 0.99999999."""
+    return found.st_mtime_ns // 10**9
+
+
 def make(root: str) -> dict[str, Any]:
     """Return the manifest of what is in ``root``: files (path -> size, time, SHA-256), links (path -> target) and bytes."""
     files: dict[str, Any] = {}
@@ -58,7 +63,7 @@ def make(root: str) -> dict[str, Any]:
             links[path] = os.readlink(entry.path)
         else:
             found = entry.stat(follow_symlinks=False)
-            files[path] = (found.st_size, int(found.st_mtime))
+            files[path] = (found.st_size, _seconds(found))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves the interpreter's lock
         digests = dict(zip(files, pool.map(lambda path: sha256(os.path.join(root, path)), files)))
     rows = {path: [*files[path], digests[path]] for path in sorted(files)}
@@ -91,7 +96,7 @@ def damage(root: str, full: bool = False) -> Optional[str]:
             seen[path] = os.readlink(entry.path)
         elif path != NAME:
             found = entry.stat(follow_symlinks=False)
-            seen[path] = (found.st_size, int(found.st_mtime))
+            seen[path] = (found.st_size, _seconds(found))
     wanted = {**links, **{path: (row[0], row[1]) for path, row in files.items()}}
     wrong = sorted({path for path in wanted.keys() | seen.keys() if wanted.get(path) != seen.get(path)})
     if not wrong and full:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 
 import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils import environment_manifest as manifest
@@ -31,6 +32,13 @@ def environment(tmp_path):
 def test_what_was_just_made_is_whole(environment):
     assert manifest.damage(str(environment)) is None
     assert manifest.damage(str(environment), full=True) is None
+
+
+def test_a_file_of_the_last_moment_of_a_second_is_whole_after_its_way_through_an_archive(environment, tmp_path):
+    os.utime(environment / SITE / "thing/data", ns=(0, 1_763_881_234_999_999_990))
+    manifest.write(str(environment), manifest.make(str(environment)))
+    subprocess.run(f"tar -C {tmp_path} -c {environment.name} | tar -x --one-top-level={tmp_path}/other", shell=True, check=True)
+    assert manifest.damage(str(tmp_path / "other" / environment.name)) is None
 
 
 DAMAGES = {
