@@ -37,8 +37,11 @@ def test_what_was_just_made_is_whole(environment):
 def test_a_file_of_the_last_moment_of_a_second_is_whole_after_its_way_through_an_archive(environment, tmp_path):
     os.utime(environment / SITE / "thing/data", ns=(0, 1_763_881_234_999_999_990))
     manifest.write(str(environment), manifest.make(str(environment)))
-    subprocess.run(f"tar -C {tmp_path} -c {environment.name} | tar -x --one-top-level={tmp_path}/other", shell=True, check=True)
-    assert manifest.damage(str(tmp_path / "other" / environment.name)) is None
+    archive, other = tmp_path / "archive", tmp_path / "other"
+    other.mkdir()
+    subprocess.run(["tar", "-C", tmp_path, "-cf", archive, environment.name], check=True)
+    subprocess.run(["tar", "-C", other, "-xf", archive], check=True)
+    assert manifest.damage(str(other / environment.name)) is None
 
 
 DAMAGES = {
