@@ -54,7 +54,7 @@ molecule: tools .cache/micro-model ## the whole chain on lab hosts: check, conve
 molecule-vllm: tools .cache/micro-model ## the model servers' life on two lab hosts: releases, upgrades, the pool, faults
 	python tests/run.py vllm
 
-molecule-cuda: tools ## driver and toolkit, from packages that stand in for the vendor's, on two lab hosts without a GPU
+molecule-cuda: tools .cache/micro-model ## driver and toolkit, from packages that stand in for the vendor's, on two lab hosts without a GPU
 	python tests/run.py cuda
 
 bench: tools .cache/micro-model ## measure against a plain role with stock modules (docs/speed.md): make bench BENCH="--full environment"
