@@ -55,7 +55,7 @@ PARTS = (
     Part("lab", 4, "the hosts: boot, network, settings, reboot, and that nothing is left", (f"{AS_ROOT} -m pytest tests/lab",)),
     Part(
         "molecule",
-        15,
+        25,
         "the whole chain on lab hosts, refusals, faults, uninstall",
         ("molecule test --scenario-name default",),
         "molecule destroy --scenario-name default",
