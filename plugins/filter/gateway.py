@@ -4,27 +4,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
-from ansible.errors import AnsibleFilterError
+from ansible_collections.ownmetal.codex.plugins.filter.catalogue import readable
 from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_plan as core
 from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_state
-from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
-
-
-def readable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn the core's Refused into Ansible's own error, with the same sentences."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except Refused as refused:
-            raise AnsibleFilterError(str(refused)) from refused
-
-    return wrapped
 
 
 def problems(settings: Mapping[str, Any]) -> list[str]:

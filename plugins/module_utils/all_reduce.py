@@ -199,6 +199,7 @@ def _attempt(ring: Ring) -> Outcome:
 def _program() -> str:
     """Return the text of the ranks' program: on a managed host this file is in an archive."""
     found = util.find_spec(all_reduce_rank.__name__)
+    # typeshed's Loader has no get_source; the loaders of files and of archives have it
     source = found.loader.get_source(all_reduce_rank.__name__) if found and found.loader else None  # type: ignore[attr-defined]
     if not source:
         raise OSError("the program of the ranks is not there")

@@ -26,7 +26,7 @@ def die_with_parent() -> None:
 def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     """Start a program that ends with this process; options as of Popen."""
     # it runs between fork and exec, and takes no lock that a thread could hold
-    return subprocess.Popen(list(command), preexec_fn=die_with_parent, **options)  # noqa: PLW1509
+    return subprocess.Popen(list(command), preexec_fn=die_with_parent, **options)  # noqa: PLW1509 - as said above
 
 
 class Failed(Exception):

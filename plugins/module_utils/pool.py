@@ -189,6 +189,7 @@ def _start(port: int) -> None:
 def _program() -> str:
     from . import pool_server  # noqa: PLC0415 - what is sent to a host comes as an archive: the loader knows the text
 
+    # the loader of a module that was imported is never None, and those of files and of archives have get_source
     text = pool_server.__loader__.get_source(pool_server.__name__)  # type: ignore[union-attr]
     return str(text)
 

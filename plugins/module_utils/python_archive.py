@@ -52,7 +52,7 @@ def _unpack(archive: str, part: str) -> None:
             top = _top(members)
             os.mkdir(part, 0o755)
             # links to files of the archive are written as it has them: what it names lies within (_checked)
-            packed.extractall(part, members=_checked(members, top))  # noqa: S202
+            packed.extractall(part, members=_checked(members, top))  # noqa: S202 - they are checked
     except (tarfile.TarError, EOFError) as why:
         raise Refused(WHERE, f"cannot be unpacked: {why}.", INSTEAD) from why
 

@@ -106,7 +106,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.gpu_info import SEC
 def nvml() -> Any:
     """Return the package nvidia-ml-py, None where it is not installed."""
     try:
-        import pynvml  # noqa: PLC0415
+        import pynvml  # noqa: PLC0415 - few hosts have it
     except ImportError:
         return None
     return pynvml
