@@ -79,6 +79,18 @@ def test_rules_that_someone_flushed_are_back_after_the_next_run(server, playbook
     assert "changed=0" in said
 
 
+def test_nothing_starts_without_the_rules(server):
+    """Any instance of the unit is held by the same assertion; those that run are left alone."""
+    server.check_output("systemctl stop ownmetal-firewall")
+    try:
+        assert server.run(TABLE).rc != 0
+        said = server.run("systemctl start vllm@third")
+        assert said.rc != 0 and "Assertion failed" in said.stderr
+    finally:
+        server.check_output("systemctl start ownmetal-firewall")
+    assert "jump instance_second" in server.check_output(TABLE)
+
+
 def test_the_limits_of_an_instance_are_its_unit_s(server):
     """The inventory gives the second instance of server1 12 GiB and a CPU; the first has no limit, and the same hardening."""
     words = "MemoryMax,CPUAffinity,PrivateDevices,NeedDaemonReload"
