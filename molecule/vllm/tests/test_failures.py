@@ -198,6 +198,7 @@ begun = time.time()
 stop = subprocess.Popen(["systemctl", "stop", "vllm@steady"])
 while subprocess.run(["systemctl", "show", "-P", "ActiveState", "vllm@steady"], capture_output=True).stdout == b"active\\n":
     time.sleep(0.3)  # the endless stream keeps a small host busy, and systemd has to get a turn
+said["heard"] = time.time()
 time.sleep(1)
 threads[2].start()
 stop.wait()
@@ -217,10 +218,8 @@ def test_a_stop_lets_what_runs_end_within_the_limit_and_refuses_what_comes(serve
     assert said["late"] in (500, 503, "ConnectionRefusedError"), said
     assert said["late ended"] < said["stopped"], said
     assert said["endless"] != "whole", said
-    # by systemd's own clock: how soon it hears of a stop beside a stream that never sleeps is the kernel's affair
-    words = "ActiveExitTimestampMonotonic,InactiveEnterTimestampMonotonic"
-    begun, ended = (int(at) / 1e6 for at in server.check_output(f"systemctl show --value -p {words} vllm@{steady}").split())
-    assert DRAIN - 1 <= abs(ended - begun) <= DRAIN + 12, (begun, ended, said)
+    # from when systemd heard of it: how soon it does beside a stream that never sleeps is the kernel's affair
+    assert DRAIN - 1 <= said["stopped"] - said["heard"] <= DRAIN + 12, said
     state = states(server, [steady])[steady]
     assert (state["ActiveState"], state["Result"]) == ("inactive", "success"), state
 
