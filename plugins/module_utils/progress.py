@@ -15,6 +15,7 @@ from typing import Any, Optional
 from .errors import Refused
 
 LOCKS = "/run/lock"
+WRAPPER_SECONDS = 15
 
 
 class Progress:
@@ -63,8 +64,10 @@ def look(progress_file: str, results_file: str, seen: int, seconds: float) -> di
     while True:
         dead = _dead(progress_file)  # first: it may end, with its result, between the two looks
         result, lines = _result(results_file), _lines(progress_file)[seen:]
-        if result is not None or lines or time.monotonic() >= end:
-            if not lines and result is None and (dead or not os.path.exists(results_file)):
+        lost = dead or not os.path.exists(results_file)
+        # a job that is over is waited for: the wrapper writes its result after it, which a busy host may put off for seconds
+        if result is not None or lines or time.monotonic() >= end + (WRAPPER_SECONDS if lost else 0):
+            if not lines and result is None and lost:
                 raise Refused(
                     "the job on this host", "was ended from outside, before it had a result.", "Run the playbook again: it goes on."
                 )

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from ansible_collections.ownmetal.codex.plugins.module_utils import progress
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.progress import Progress, alone, look
 
@@ -37,7 +38,17 @@ def test_a_job_that_has_not_begun_is_waited_for(files):
     assert look(path, str(results), 0, 10)["lines"] == ["late"]
 
 
-def test_a_job_that_was_killed_is_told_from_a_silent_one(files, tmp_path):
+def test_the_result_of_a_job_that_is_over_is_waited_for(files):
+    """The wrapper writes it after the job: a look that ends in between says nothing yet."""
+    path, results = files
+    Progress(path).say("at work")
+    assert look(path, str(results), 0, 0)["lines"] == ["at work"]
+    threading.Timer(0.5, lambda: results.write_text('{"changed": true}')).start()
+    assert look(path, str(results), 1, 0)["result"] == {"changed": True}
+
+
+def test_a_job_that_was_killed_is_told_from_a_silent_one(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "WRAPPER_SECONDS", 0.5)
     path, results = files
     code = (
         "import sys, time; from ansible_collections.ownmetal.codex.plugins.module_utils.progress import Progress; "
@@ -52,7 +63,8 @@ def test_a_job_that_was_killed_is_told_from_a_silent_one(files, tmp_path):
         look(path, str(results), 1, 0)
 
 
-def test_a_result_that_was_read_and_lost_is_not_waited_for(files):
+def test_a_result_that_was_read_and_lost_is_not_waited_for(files, monkeypatch):
+    monkeypatch.setattr(progress, "WRAPPER_SECONDS", 0.5)
     path, results = files
     results.unlink()
     with pytest.raises(Refused, match="Run the playbook again"):
