@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.ownmetal.codex.plugins.filter.catalogue import readable
-from ansible_collections.ownmetal.codex.plugins.module_utils import cuda_plan
+from ansible_collections.ownmetal.codex.plugins.module_utils import cuda_after, cuda_plan, cuda_wants
 
 
 def planned(settings: Mapping[str, Any], seen: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -17,15 +17,17 @@ def planned(settings: Mapping[str, Any], seen: Mapping[str, Any], name: str) -> 
 
 
 class FilterModule:
-    """See the functions of plugins/module_utils/cuda_plan.py."""
+    """See the functions of plugins/module_utils/cuda_plan.py, cuda_wants.py and cuda_after.py."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
         found = {
-            "cuda_wants": cuda_plan.wants,
+            "cuda_wants": cuda_wants.wants,
             "cuda_files": cuda_plan.files,
             "cuda_plan": planned,
-            "cuda_newest_keyring": cuda_plan.newest_keyring,
-            "cuda_reboot_reasons": cuda_plan.reboot_reasons,
+            "cuda_newest_keyring": cuda_after.newest_keyring,
+            "cuda_reboot_reasons": cuda_after.reboot_reasons,
+            "cuda_fabric_version": cuda_after.fabric_version,
+            "cuda_held_by_role": cuda_after.held_by_role,
         }
         return {name: readable(function) for name, function in found.items()}

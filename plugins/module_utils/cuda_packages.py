@@ -2,13 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """What a driver and a toolkit are called in each system's packages, and which GPUs take which kernel modules.
 
-Sources: NVIDIA's Driver Installation Guide and CUDA Installation Guide for Linux (2026), Debian's and Ubuntu's package lists, the PCI ID
-Repository, the list of GPUs of NVIDIA's open kernel modules.
+Sources: NVIDIA's Driver Installation Guide and CUDA Installation Guide for Linux (2026), its Fabric Manager User Guide and DCGM's
+installation page, Debian's and Ubuntu's package lists, the PCI ID Repository, the list of GPUs of NVIDIA's open kernel modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Optional
 
@@ -19,6 +20,9 @@ NEWEST_CUDA = {535: "12.2", 550: "12.4", 570: "12.8", 575: "12.9", 580: "13.0", 
 ARCHITECTURES = {"x86_64": "x86_64", "aarch64": "sbsa"}
 DEB_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 OPEN, PROPRIETARY = "open", "proprietary"
+SUBNET_MANAGER = "nvlsm"  # beside the fabric manager, where the switches are of NVLink 5
+CONTAINERS = "nvidia-container-toolkit"
+PROGRAM = re.compile(r"nvidia-(driver-cuda|smi|utils(-\d+)?(-server)?)")  # whoever packs a driver packs its program in one of these
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,30 @@ def driver(system: System, source: str, branch: int, kind: str) -> Driver:
     if system.manager == "dnf":
         modules = "kmod-nvidia-open-dkms" if is_open else "kmod-nvidia-latest-dkms"
         stream = f"nvidia-driver:{branch}-{'open' if is_open else 'dkms'}" if system.distribution == "rhel9" else ""
-        return Driver(("nvidia-driver-cuda", modules), stream=stream)
+        manager = "nvidia-fabricmanager" if branch >= LONG_TERM else "nvidia-fabric-manager"
+        return Driver(("nvidia-driver-cuda", modules), stream=stream, fabric_manager=manager)
     pin, manager = f"nvidia-driver-pinning-{branch}", "nvidia-fabricmanager" if branch >= LONG_TERM else f"nvidia-fabricmanager-{branch}"
     if system.name.startswith("Debian"):
         return Driver(("nvidia-driver-cuda", "nvidia-kernel-open-dkms" if is_open else "nvidia-kernel-dkms"), pin, fabric_manager=manager)
     if branch >= 590:
         return Driver(("nvidia-utils", "nvidia-dkms-open" if is_open else "nvidia-dkms", "libnvidia-compute"), pin, fabric_manager=manager)
     return Driver((f"nvidia-utils-{branch}", f"nvidia-headless-{branch}{'-open' if is_open else ''}"), pin, fabric_manager=manager)
+
+
+def holdable(system: System, source: str, branches: Iterable[int]) -> set[str]:
+    """Return what the role may have held of these branches, of either kind of kernel modules."""
+    made = [driver(system, source, branch, kind) for branch in branches for kind in (OPEN, PROPRIETARY)]
+    return {name for one in made for name in (*one.packages, one.fabric_manager)}
+
+
+def dcgm(branch: int) -> str:
+    """Return the package of Data Center GPU Manager: it follows the driver's own CUDA, whatever toolkit is there."""
+    return f"datacenter-gpu-manager-4-cuda{newest_cuda(branch).partition('.')[0]}"
+
+
+def newest_cuda(branch: int) -> str:
+    """Return the newest CUDA that a branch runs without compatibility packages."""
+    return NEWEST_CUDA[max((known for known in NEWEST_CUDA if known <= branch), default=min(NEWEST_CUDA))]
 
 
 def toolkit(system: System, source: str, extent: str, version: str) -> tuple[str, ...]:

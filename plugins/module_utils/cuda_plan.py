@@ -4,32 +4,34 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
 from . import compatibility
 from .cuda_packages import (
     ARCHITECTURES,
+    CONTAINERS,
     DEB_ARCHITECTURES,
     FIRST_OPEN,
     LONG_TERM,
-    NEWEST_CUDA,
     OPEN,
     OPEN_ALONE,
+    PROGRAM,
     PROPRIETARY,
+    SUBNET_MANAGER,
     SYSTEMS,
+    Driver,
     System,
+    dcgm,
+    holdable,
     kinds,
+    newest_cuda,
     toolkit,
     toolkit_home,
 )
 from .cuda_packages import driver as driver_packages
 from .driver_state import upstream
 from .errors import Refused
-from .own_tracks import known as known_tracks
-from .own_tracks import lock_text
-from .tracks import Track
 
 MIB = 1 << 20
 BOOT_ROOM = 64 * MIB  # for an initramfs of a size that is not known yet
@@ -52,7 +54,16 @@ class _Server:
         self.branch = int(settings["branch"])
         self.ours = bool(seen["paths"][APT_FILE]["exists"])  # the role was here before, so what it holds is held by it
 
-    def kind(self) -> str:
+    def there(self, package: str) -> bool:
+        """Tell whether a package is installed, or was about to be when a run ended."""
+        return package in self.seen["packages"] or package in self.seen["unfinished"]
+
+    def installed(self) -> Optional[tuple[str, str]]:
+        """Return the package with the driver's program, whoever packed it, and the driver's version."""
+        found = next(filter(PROGRAM.fullmatch, self.seen["packages"]), None)
+        return (found, upstream(self.seen["packages"][found])) if found else None
+
+    def kind(self, system: System) -> str:
         """Return the kernel modules' kind, and raise Refused for one that cannot drive these GPUs."""
         wanted, where = self.settings["modules"], "cuda_driver_modules"
         able = [found for found in map(kinds, self.seen["gpus"]) if found]
@@ -65,7 +76,8 @@ class _Server:
             why = f"no kind of kernel modules of branch {self.branch} drives all GPUs of {self.name} ({', '.join(self.seen['gpus'])})."
             raise Refused(where, why, f'Write cuda_driver_branch: "{LONG_TERM}", or leave the older GPUs out of the machine.')
         if wanted == "auto":
-            return both[0]
+            modules = {kind: driver_packages(system, self.source, self.branch, kind).packages[1] for kind in both}
+            return next((kind for kind in both if self.there(modules[kind])), both[0])
         if wanted not in both:
             reason = (
                 f"from branch {OPEN_ALONE} on there are none"
@@ -112,48 +124,45 @@ def _steps(server: _Server) -> dict[str, Any]:
             "cuda_driver_source", why, "Write cuda_driver_source: none for it, or vllm_track: cpu-py311 to try vLLM without a GPU."
         )
     _check_cuda(server)
-    kind = server.kind()
+    kind = server.kind(system)
     wanted = driver_packages(system, server.source, server.branch, kind)
-    extent = settings["toolkit"]
-    if extent == "auto":
-        extent = "compiler" if settings["jit"] else "none"
-    version = settings["toolkit_version"] or _toolkit_version(server.branch)
-    now = next((seen["packages"][package] for package in wanted.packages[:1] if package in seen["packages"]), None)
-    installed = upstream(now) if now else None
-    _check_installed(server, installed)
+    version = settings["toolkit_version"] or newest_cuda(server.branch)
+    found = server.installed()
+    installed = found[1] if found else None
+    _check_installed(server, found)
+    _check_parts(server, found, wanted)
     older = [one for one in seen["available"] if one.partition(".")[0] == str(server.branch) and _key(one) > _key(installed or "")]
-    notes = []
-    if installed and older and not server.upgrade:
-        notes.append(f"driver {installed} stays; {older[0]} is there: write cuda_driver_upgrade: true to have it")
-    extras = [*toolkit(system, server.source, extent, version)]
-    extras += [f"datacenter-gpu-manager-4-cuda{version.partition('.')[0]}"] if settings["dcgm"] else []
-    extras += ["nvidia-container-toolkit"] if settings["container_toolkit"] else []
-    headers = [] if seen["headers"] else [_headers(server, system)]
-    fabric = settings["fabric_manager"] if settings["fabric_manager"] != "auto" else seen["nvswitches"] > 0
+    fabric = settings["fabric_manager"] if settings["fabric_manager"] != "auto" else seen["nvswitches"] + seen["nvlink_bridges"] > 0
+    extras = _extras(server, system, version, fabric)
     packages = [package for package in (*wanted.packages, *extras) if package not in seen["packages"]]
     moves = bool(server.upgrade or any(package in packages for package in wanted.packages))
+    apart = fabric and (not installed or upstream(seen["packages"].get(wanted.fabric_manager, "")) != installed)
     changes = [f"{package} is installed" for package in packages]
     if server.upgrade and installed and older:
         changes.append(f"driver {installed} becomes {older[0]}")
+    if apart:
+        changes.append(f"{wanted.fabric_manager} of the driver's own version is installed")
     return {
-        "work": bool(packages) or server.upgrade or bool(seen["unfinished"]),
+        "work": bool(packages) or server.upgrade or bool(seen["unfinished"]) or apart,
         "moves": moves,
         "changes": changes,
-        "notes": notes,
+        "notes": [
+            f"driver {installed} stays; {older[0]} is there: write cuda_driver_upgrade: true to have it"
+        ] if installed and older and not server.upgrade else [],
         "repository": {
             "distribution": system.distribution, "architecture": ARCHITECTURES[machine], "deb": DEB_ARCHITECTURES[machine],
             "manager": system.manager, "ours": server.source == "repository", "there": "cuda-keyring" in seen["packages"],
         },
+        "containers": CONTAINERS in packages,
         "unfinished": seen["unfinished"],
         "pin": wanted.pin if moves else "",
         "stream": wanted.stream if moves else "",
-        "packages": [*(wanted.packages if moves else ()), *extras, *(headers if moves else [])],
+        "packages": [*(wanted.packages if moves else ()), *extras, *(_headers(server, system) if moves else [])],
         "driver": list(wanted.packages),
         "hold": [package for package in wanted.packages if package not in seen["held"]],
-        "held_by_us": [package for package in wanted.packages if package in seen["held"]],
+        "held_by_us": sorted(set(seen["held"]) & _ours(server, installed)),
         "fabric_manager": wanted.fabric_manager if fabric else "",
-        "units": [*([] if system.manager == "none" else ["nvidia-persistenced"]), *(["nvidia-fabricmanager"] if fabric else []),
-                  *(["nvidia-dcgm"] if settings["dcgm"] else [])],
+        "units": ["nvidia-persistenced", *(["nvidia-fabricmanager"] if fabric else []), *(["nvidia-dcgm"] if settings["dcgm"] else [])],
         "files": [path for path in (APT_FILE, NOUVEAU_FILE, NVCC_FILE) if system.manager == "apt" or path != APT_FILE],
         "kind": kind,
         "installed": installed,
@@ -161,13 +170,30 @@ def _steps(server: _Server) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _headers(server: _Server, system: System) -> str:
-    return f"linux-headers-{server.seen['kernel']}" if system.manager == "apt" else f"kernel-devel-{server.seen['kernel']}"
+def _extras(server: _Server, system: System, version: str, fabric: bool) -> list[str]:
+    """Return what is asked for beside the driver, but for the fabric manager, whose version is not known before the driver is there."""
+    settings = server.settings
+    extent = settings["toolkit"] if settings["toolkit"] != "auto" else ("compiler" if settings["jit"] else "none")
+    return [
+        *toolkit(system, server.source, extent, version),
+        *([dcgm(server.branch)] if settings["dcgm"] else []),
+        *([CONTAINERS] if settings["container_toolkit"] else []),
+        *([SUBNET_MANAGER] if fabric and server.seen["nvlink_bridges"] else []),
+    ]
 
 
-def _toolkit_version(branch: int) -> str:
-    """Return the newest CUDA that a branch runs without compatibility packages."""
-    return NEWEST_CUDA[max((known for known in NEWEST_CUDA if known <= branch), default=min(NEWEST_CUDA))]
+def _headers(server: _Server, system: System) -> list[str]:
+    """Return what modules are built with, for the running kernel, and for each that comes after it: or it would boot without a driver."""
+    now = [] if server.seen["headers"] else [f"{'linux-headers' if system.manager == 'apt' else 'kernel-devel'}-{server.seen['kernel']}"]
+    later = [name.replace("-image-", "-headers-", 1) for name in server.seen["kernels"]]
+    return [*now, *(name for name in later if name not in server.seen["packages"])]
+
+
+def _ours(server: _Server, installed: Optional[str]) -> set[str]:
+    """Return what the role holds, where it was here before: the driver's parts, also those of the branch and kind that are there now."""
+    if server.known is None or not server.ours:
+        return set()
+    return holdable(server.known, server.source, {server.branch, _key(installed)[0]} if installed else {server.branch})
 
 
 def _key(version: str) -> tuple[int, ...]:
@@ -183,17 +209,23 @@ def _check_cuda(server: _Server) -> None:
             raise Refused("cuda_driver_branch", why, f'Write cuda_driver_branch: "{max(least, LONG_TERM)}", or another vllm_track.')
 
 
-def _check_installed(server: _Server, installed: Optional[str]) -> None:
+def _check_installed(server: _Server, found: Optional[tuple[str, str]]) -> None:
     """Raise Refused for a driver that is there and is not this role's to change."""
     seen = server.seen
-    if seen["runfile"] and not installed:
-        why = f"{server.name} has a driver that NVIDIA's .run file installed."
+    if not found:
+        if seen["runfile"]:
+            why, away = f"{server.name} has a driver that NVIDIA's .run file installed.", "Run nvidia-uninstall there"
+        elif seen["loaded"]:
+            why, away = f"{server.name} has the driver {seen['loaded']['version']} loaded, which no package brought.", "Take it away there"
+        else:
+            return
         raise Refused(
-            "cuda_driver_source", why, "Run nvidia-uninstall there and the playbook again, or write cuda_driver_source: none to keep it."
+            "cuda_driver_source", why, f"{away}, boot it, and run the playbook again; or write cuda_driver_source: none to keep it."
         )
-    if not installed or server.source == "distribution":
-        return
+    installed = found[1]
     branch = _key(installed)[0]
+    if server.source == "distribution":  # its branch is the distribution's
+        return
     if branch > server.branch:
         why = f"is {server.branch}, and {server.name} has the newer {installed}: a driver is never taken back."
         raise Refused("cuda_driver_branch", why, f'Write cuda_driver_branch: "{branch}".')
@@ -201,6 +233,20 @@ def _check_installed(server: _Server, installed: Optional[str]) -> None:
         why = f"is {server.branch}, and {server.name} has {installed}."
         instead = f'Write cuda_driver_upgrade: true to change it (a reboot follows), or cuda_driver_branch: "{branch}" to keep it.'
         raise Refused("cuda_driver_branch", why, instead)
+
+
+def _check_parts(server: _Server, found: Optional[tuple[str, str]], wanted: Driver) -> None:
+    """Raise Refused where a driver is there, and another one, or other modules, would take its place without leave."""
+    missing = [package for package in wanted.packages if not server.there(package)]
+    if not found or not missing or server.upgrade:
+        return
+    program, installed = found
+    instead = "Write cuda_driver_upgrade: true to change it (a reboot follows), or"
+    if program != wanted.packages[0]:
+        why = f"is {server.source}, and {server.name} has the driver {installed} in other packages ({program})."
+        raise Refused("cuda_driver_source", why, f"{instead} cuda_driver_source: none to keep it.")
+    why = f"{server.name} has the driver {installed} without {' '.join(missing)}."
+    raise Refused("cuda_driver_modules", why, f"{instead} the kind of modules that is there to keep it.")
 
 
 def _obstacles(server: _Server, found: Mapping[str, Any]) -> Iterator[Refused]:
@@ -226,59 +272,10 @@ def _obstacles(server: _Server, found: Mapping[str, Any]) -> Iterator[Refused]:
                 "cuda_driver_source", why, "Remove kernels that nobody boots (apt-get autoremove --purge, dnf remove --oldinstallonly)."
             )
     others = [name for name in seen["held"] if name.startswith(DRIVER_NAMES) and not name.startswith(NOT_DRIVER)]
-    strange = [name for name in others if name not in found["driver"] or not server.ours]
+    strange = [name for name in others if name not in found["held_by_us"]]
     if strange:
         why = f"{', '.join(strange)} of {server.name} is held at its version by somebody else, so the driver cannot change."
         yield Refused("cuda_driver_upgrade", why, f"Let it go there (apt-mark unhold {' '.join(strange)}), or leave the driver as it is.")
-
-
-def reboot_reasons(seen: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:
-    """Return why a server has to boot before its GPUs can be used as they should be; nothing, where all is well."""
-    found = seen["driver"]["nvidia"]
-    package = planned["driver"][0]
-    installed = upstream(found["packages"][package]) if package in found["packages"] else None
-    if installed is None:
-        return []
-    if found["nouveau"]:
-        return [f"nouveau drives the GPUs until then, and {installed} cannot"]
-    if found["loaded"] is None:
-        return []
-    if found["loaded"]["version"] != installed:
-        return [f"the driver {found['loaded']['version']} is loaded, and {installed} is installed"]
-    if found["loaded"]["open"] != (planned["kind"] == OPEN):
-        return [f"the other kind of kernel modules is loaded, and {planned['kind']} ones are installed"]
-    return []
-
-
-def newest_keyring(index: str) -> str:
-    """Return the newest version of the package with the repository's key, by the repository's own index (Packages)."""
-    found = re.findall(r"(?m)^Package: cuda-keyring\n(?:.+\n)*?Version: (\S+)", index)
-    if not found:
-        raise Refused(
-            "cuda_repository", "signs with a key that its cuda-keyring does not have, and lists no other.", "Tell its maintainer."
-        )
-    return str(max(found, key=lambda version: [int(part) for part in re.findall(r"\d+", version)]))
-
-
-def wants(track: str, own: Any, lists: Sequence[Any]) -> dict[str, Any]:
-    """Return whether a server computes on GPUs (gpu), the CUDA of each of its tracks (tracks), and whether a track compiles kernels (jit).
-
-    ``track`` is vllm_track, ``own`` vllm_tracks, ``lists`` the three lists of instances. A track that is chosen by the driver is for GPUs,
-    and compiles: every one of that kind does. What is wrong in the lists is the role vllm's to refuse.
-    """
-    known = known_tracks(own)
-    entries = [entry for rows in lists if isinstance(rows, Sequence) for entry in rows if isinstance(entry, Mapping)]
-    names = {str(entry.get("track") or track) for entry in entries if entry.get("state") != "absent"} or {track}
-    found = [known[name] for name in sorted(names) if name in known and known[name].device != "cpu"]
-    open_choice = any(name not in known for name in names)
-    cuda = {one.name: release.cuda for one in found if (release := compatibility.release(one.vllm)) and release.cuda}
-    return {"gpu": bool(found) or open_choice, "tracks": cuda, "jit": open_choice or any(_compiles(one) for one in found)}
-
-
-def _compiles(track: Track) -> bool:
-    """Tell whether a track compiles kernels as it runs: FlashInfer does, unless the package with all of them is there."""
-    lock = lock_text(track)
-    return bool(re.search(r"(?m)^flashinfer-python==", lock)) and not re.search(r"(?m)^flashinfer-jit-cache==", lock)
 
 
 def files(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -287,7 +284,7 @@ def files(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     A plan's ``files`` says which of them a server gets.
     """
     extent = settings["toolkit"] if settings["toolkit"] != "auto" else ("compiler" if settings["jit"] else "none")
-    version = settings["toolkit_version"] or _toolkit_version(int(settings["branch"]))
+    version = settings["toolkit_version"] or newest_cuda(int(settings["branch"]))
     found: list[dict[str, Any]] = [
         {"dest": APT_FILE, "template": "etc/apt/apt.conf.d/51ownmetal-cuda.j2"},
         {"dest": NOUVEAU_FILE, "template": "etc/modprobe.d/ownmetal-nouveau.conf.j2"},

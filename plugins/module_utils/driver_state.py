@@ -16,10 +16,11 @@ import shutil
 import subprocess
 from typing import Any, Optional
 
-NVIDIA = "0x10de"
+NVIDIA, MELLANOX = "0x10de", "0x15b3"
 OURS = re.compile(
-    r"(lib)?(nvidia|cuda)|libcuda|libxnvctrl|firmware-nvidia|xserver-xorg-video-nvidia|datacenter-gpu-manager|kmod-nvidia|dkms$"
+    r"(lib)?(nvidia|cuda)|libcuda|libxnvctrl|firmware-nvidia|xserver-xorg-video-nvidia|datacenter-gpu-manager|kmod-nvidia|nvlsm$|dkms$"
 )
+KERNELS = re.compile(r"linux-image-(?!\d|unsigned-)(?!.*-dbg$)")  # the packages that bring each new kernel
 SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 KEYS = ("var/lib/dkms/mok.pub", "var/lib/shim-signed/mok/MOK.der")  # of DKMS, on Debian and on Ubuntu
 VERSION = re.compile(r"NVRM version: .*?(Open )?Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s")
@@ -28,7 +29,8 @@ VERSION = re.compile(r"NVRM version: .*?(Open )?Kernel Module.*?\s(\d+\.\d+(?:\.
 def look(root: str = "/") -> dict[str, Any]:
     """Return what the role cuda decides by; ``root`` is where the host's file system is.
 
-    kernel (a release), headers (whether modules can be built for it), gpus (PCI device numbers, hexadecimal), nvswitches (how many),
+    kernel (a release), headers (whether modules can be built for it), kernels (packages that bring each new one), gpus (PCI device numbers,
+    hexadecimal), nvswitches (how many), nvlink_bridges (how many; what a host sees of the switches of NVLink 5),
     loaded (version and open, or None), nouveau, secure_boot, enrolled (the owner's key), boot_free (bytes of /boot), initramfs (program,
     made: epoch seconds, size: bytes), manager (apt, dnf or None), packages (name: version), held and unfinished (names), available
     (upstream versions of the driver in apt's lists, newest first), runfile, toolkits ("13.0").
@@ -42,6 +44,7 @@ def look(root: str = "/") -> dict[str, Any]:
         "headers": os.path.exists(os.path.join(root, f"lib/modules/{kernel}/build")) or f"linux-headers-{kernel}" in packages["packages"],
         "gpus": [device for kind, device in nvidia if kind.startswith("0x03")],
         "nvswitches": sum(kind.startswith("0x0680") for kind, _ in nvidia),
+        "nvlink_bridges": _bridges(root) if nvidia else 0,
         "loaded": _loaded(root),
         "nouveau": os.path.isdir(os.path.join(root, "sys/module/nouveau")),
         "secure_boot": _read_bytes(os.path.join(root, SECURE_BOOT))[4:5] == b"\x01",
@@ -59,6 +62,16 @@ def look(root: str = "/") -> dict[str, Any]:
 def _device(path: str) -> tuple[str, str, str]:
     vendor, kind, device = (_read(os.path.join(path, name)).strip() for name in ("vendor", "class", "device"))
     return vendor, kind, device[2:]
+
+
+def _bridges(root: str) -> int:
+    """Count the InfiniBand functions that manage switches of NVLink 5, by what NVIDIA's own start script goes by: their product data."""
+    found = 0
+    for path in glob.glob(os.path.join(root, "sys/bus/pci/devices/*")):
+        vendor, kind, _ = _device(path)
+        if vendor == MELLANOX and kind.startswith("0x0207"):
+            found += b"SW_MNG" in _read_bytes(os.path.join(path, "vpd"))
+    return found
 
 
 def _loaded(root: str) -> Optional[dict[str, Any]]:
@@ -86,7 +99,7 @@ def _packages(root: str) -> dict[str, Any]:
         return _debian()
     if shutil.which("dnf"):
         return _red_hat()
-    return {"manager": None, "packages": {}, "held": [], "unfinished": [], "available": []}
+    return {"manager": None, "packages": {}, "held": [], "unfinished": [], "available": [], "kernels": []}
 
 
 def _debian() -> dict[str, Any]:
@@ -108,6 +121,7 @@ def _debian() -> dict[str, Any]:
         "held": sorted(held),
         "unfinished": unfinished,
         "available": [upstream(row) for row in rows],
+        "kernels": sorted(filter(KERNELS.match, packages)),
     }
 
 
@@ -117,7 +131,7 @@ def _red_hat() -> dict[str, Any]:
     locks = re.findall(r"^(?!!)(?:\d+:)?([\w.+-]+?)-(?:\d+:)?\d", _read("/etc/dnf/plugins/versionlock.list"), re.M)
     headers = {f"linux-headers-{version}.{platform.machine()}": version for name, version in packages.items() if name == "kernel-devel"}
     ours = {name: version for name, version in packages.items() if OURS.match(name)}
-    return {"manager": "dnf", "packages": {**ours, **headers}, "held": sorted(set(locks)), "unfinished": [], "available": []}
+    return {"manager": "dnf", "packages": {**ours, **headers}, "held": sorted(set(locks)), "unfinished": [], "available": [], "kernels": []}
 
 
 def upstream(version: str) -> str:

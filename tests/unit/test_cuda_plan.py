@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils import cuda_packages, driver_state
-from ansible_collections.ownmetal.codex.plugins.module_utils.cuda_plan import APT_FILE, newest_keyring, plan, reboot_reasons, wants
+from ansible_collections.ownmetal.codex.plugins.module_utils.cuda_after import fabric_version, held_by_role, newest_keyring, reboot_reasons
+from ansible_collections.ownmetal.codex.plugins.module_utils.cuda_plan import APT_FILE, plan
+from ansible_collections.ownmetal.codex.plugins.module_utils.cuda_wants import wants
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +32,8 @@ BARE = {
     "headers": False,
     "gpus": ["26b9", "26b9"],
     "nvswitches": 0,
+    "nvlink_bridges": 0,
+    "kernels": [],
     "loaded": None,
     "nouveau": False,
     "secure_boot": False,
@@ -69,7 +73,7 @@ PACKAGES = [
     (
         ("debian", "12", "aarch64"),
         {"toolkit": "full", "toolkit_version": "12.9", "dcgm": True, "container_toolkit": True},
-        "nvidia-driver-cuda nvidia-kernel-open-dkms cuda-toolkit-12-9 datacenter-gpu-manager-4-cuda12 nvidia-container-toolkit HEADERS",
+        "nvidia-driver-cuda nvidia-kernel-open-dkms cuda-toolkit-12-9 datacenter-gpu-manager-4-cuda13 nvidia-container-toolkit HEADERS",
     ),
     (("ubuntu", "22.04", "x86_64"), {"jit": False}, "nvidia-utils-580 nvidia-headless-580-open HEADERS"),
     (
@@ -151,6 +155,36 @@ REFUSED = {
         "cuda_driver_branch: is 570, and the track cu13-py312 of gpu1 brings CUDA 13.0",
     ),
     "a driver of the .run file": ({}, {"runfile": True}, None, "gpu1 has a driver that NVIDIA's .run file installed. Run nvidia-uninstall"),
+    "a driver that is loaded and in no package": (
+        {},
+        {"loaded": OPEN},
+        None,
+        "gpu1 has the driver 580.126.20 loaded, which no package brought. Take it away there, boot it, and run the playbook again",
+    ),
+    "a driver in somebody else's packages": (
+        {},
+        {"packages": {"nvidia-smi": "580.95.05-1"}},
+        None,
+        "cuda_driver_source: is repository, and gpu1 has the driver 580.95.05 in other packages (nvidia-smi). Write",
+    ),
+    "an older one in somebody else's packages": (
+        {},
+        {"packages": {"nvidia-utils-535": "535.183.01-0ubuntu1"}},
+        ("ubuntu", "24.04", "x86_64"),
+        "is 580, and gpu1 has 535.183.01. Write cuda_driver_upgrade: true",
+    ),
+    "NVIDIA's own driver, and the distribution's is asked for": (
+        {"source": "distribution"},
+        HAPPY,
+        None,
+        "is distribution, and gpu1 has the driver 580.126.20 in other packages (nvidia-driver-cuda).",
+    ),
+    "the other kind of modules": (
+        {"modules": "proprietary"},
+        HAPPY,
+        None,
+        "cuda_driver_modules: gpu1 has the driver 580.126.20 without nvidia-kernel-dkms. Write cuda_driver_upgrade: true to change it",
+    ),
     "a newer branch": (
         {"upgrade": True},
         {"packages": {"nvidia-driver-cuda": "595.58.03-1"}},
@@ -186,7 +220,49 @@ def test_who_holds_the_driver_matters():
     assert "held at its version by somebody else" in planned({"upgrade": True}, OLD, ours=False)["refused"][0]
 
 
+def test_the_modules_that_are_there_stay_where_the_gpus_take_both():
+    packages = {"nvidia-driver-cuda": "580.126.20-1", "nvidia-kernel-dkms": "580.126.20-1", "cuda-nvcc-13-0": "13.0.88-1"}
+    found = planned(seen={**HAPPY, "packages": packages})
+    assert (found["kind"], found["refused"], found["work"]) == ("proprietary", [], False)
+
+
+def test_the_roles_own_holds_of_what_goes_give_way():
+    """Of the other kind of modules, of the fabric manager, of the branch before: each is held by the role."""
+    held = [*OLD["held"], "nvidia-fabricmanager"]
+    assert planned({"upgrade": True}, {**OLD, "held": held})["refused"] == []
+    assert planned({"upgrade": True, "modules": "proprietary"}, {**OLD, "held": held})["refused"] == []
+    utils = {"nvidia-utils-580": "580.95.05-0ubuntu1", "nvidia-headless-580-open": "580.95.05-0ubuntu1"}
+    seen = {"packages": utils, "held": list(utils), "headers": True}
+    assert planned({"upgrade": True, "branch": "595"}, seen, ("ubuntu", "24.04", "x86_64"))["refused"] == []
+    assert planned({"upgrade": True}, {**OLD, "held": held}, ours=False)["refused"] != []
+
+
+def test_each_kernel_that_comes_can_have_a_driver():
+    kernels = ["linux-image-amd64", "linux-image-cloud-amd64"]
+    there = {"linux-headers-cloud-amd64": "6.1.0-1"}
+    found = planned(seen={"kernels": kernels, "packages": there, "headers": True})["packages"]
+    assert [name for name in found if name.startswith("linux-headers")] == ["linux-headers-amd64"]
+    assert [
+        name for name in (*kernels, "linux-image-6.1.0-40-amd64", "linux-image-amd64-dbg") if driver_state.KERNELS.match(name)
+    ] == kernels
+
+
+def test_what_is_let_go_is_what_the_role_held():
+    for packages, held, expected in [
+        (
+            HAPPY["packages"],
+            ["libcuda1", "nvidia-driver-cuda", "nvidia-fabricmanager", "cuda-nvcc-13-0"],
+            ["nvidia-driver-cuda", "nvidia-fabricmanager"],
+        ),
+        ({"nvidia-smi": "550.163.01-2"}, ["libcuda1", "nvidia-smi", "bash"], ["libcuda1", "nvidia-smi"]),
+        ({}, ["libcuda1"], []),
+    ]:
+        seen = {"manager": "apt", "packages": packages, "held": held}
+        assert held_by_role({"system": {"name": "debian", "version": "12"}, "driver": {"nvidia": seen}}) == expected
+
+
 NOT_REFUSED = [
+    {"packages": {"nvidia-driver-cuda": "580.126.20-1"}, "unfinished": ["nvidia-kernel-open-dkms"]},  # a run that ended in the middle
     {"secure_boot": True, "enrolled": True},
     {**HAPPY, "secure_boot": True},  # it works already
     {**HAPPY, "boot_free": 0},  # nothing is to be changed
@@ -213,7 +289,30 @@ def test_a_switched_machine_gets_the_fabric_manager_and_no_other():
     assert planned(seen={"nvswitches": 4})["fabric_manager"] == "nvidia-fabricmanager"
     assert planned({"branch": "570", "tracks": {}}, {"nvswitches": 4})["fabric_manager"] == "nvidia-fabricmanager-570"
     assert planned()["fabric_manager"] == ""
+    assert (
+        planned({"branch": "570", "tracks": {}}, {"nvswitches": 4}, ("rhel", "9.6", "x86_64"))["fabric_manager"] == "nvidia-fabric-manager"
+    )
     assert "nvidia-fabricmanager" in planned(seen={"nvswitches": 4})["units"]
+    assert "nvlsm" not in planned(seen={"nvswitches": 4})["packages"]
+    # NVLink 5: no NVSwitch is on the bus, and a manager of its own belongs to the fabric manager
+    found = planned(seen={"nvlink_bridges": 2})
+    assert (found["fabric_manager"], "nvlsm" in found["packages"]) == ("nvidia-fabricmanager", True)
+
+
+FABRIC = [
+    ({"nvswitches": 4}, {}, "580.126.20"),
+    ({"nvswitches": 4}, {"nvidia-fabricmanager": "580.126.20-1"}, ""),
+    ({"nvswitches": 4}, {"nvidia-fabricmanager": "580.95.05-1"}, "580.126.20"),
+    ({}, {}, ""),
+]
+
+
+@pytest.mark.parametrize(("machine", "packages", "version"), FABRIC)
+def test_the_fabric_manager_has_the_drivers_version(machine, packages, version):
+    seen = {**HAPPY, **machine, "packages": {**HAPPY["packages"], **packages}}
+    found = planned(seen=seen)
+    assert fabric_version({"driver": {"nvidia": {**BARE, **seen}}}, found) == version
+    assert found["work"] == bool(version)
 
 
 REBOOT = [
@@ -294,6 +393,12 @@ def test_a_machine_is_looked_at(machine, words, version, is_open):
     assert found["loaded"] == {"version": version, "open": is_open}
     assert found["nouveau"]
     assert found["secure_boot"]
+
+
+def test_switches_of_nvlink_5_are_known_by_the_data_of_what_manages_them(machine):
+    assert driver_state.look(str(machine))["nvlink_bridges"] == 0
+    (machine / "sys/bus/pci/devices/0000:02:00.0/vpd").write_bytes(b"\x82\x10\x00NVIDIA ConnectX-7\x90SW_MNG\x00")
+    assert driver_state.look(str(machine))["nvlink_bridges"] == 1
 
 
 def test_every_system_of_the_documentation_is_known():
