@@ -11,7 +11,7 @@ FILES = Path(__file__).parent / "files"
 DRIVERS = ("570.172.08", "570.195.03", "580.95.05", "580.126.20", "590.48.01", "595.58.03")
 TOOLKITS = {"12-9": "12.9.1", "13-0": "13.0.2", "13-1": "13.1.1"}
 COMPAT = {"12-9": "575.57.08", "13-0": "580.95.05", "13-1": "590.48.01"}
-DCGM, CONTAINER = "1:4.4.1-1", "1.18.0-1"
+DCGM, CONTAINER, SUBNET = "1:4.4.1-1", "1.18.0-1", "2025.06.10-1"
 SOURCE = "nvidia-graphics-drivers"
 
 
@@ -155,6 +155,7 @@ def vendor() -> Iterator[Package]:
     for dashed, version in TOOLKITS.items():
         yield from toolkit(dashed, version)
         yield Package(f"cuda-compat-{dashed}", f"{COMPAT[dashed]}-1", "cuda-compat")
+    yield Package("nvlsm", SUBNET)
     yield Package("datacenter-gpu-manager-4-core", DCGM)
     for major in ("12", "13"):
         program = f"/usr/bin/nv-hostengine-{major}"

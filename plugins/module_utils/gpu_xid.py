@@ -2,8 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """XIDs: what the NVIDIA driver writes to the kernel's log when a GPU or its user went wrong.
 
-The meanings follow NVIDIA's "XID Errors" and "GPU Debug Guidelines" (docs.nvidia.com/deploy/xid-errors). A reset is named
-only where the GPU serves nobody rightly before it; a program's own fault asks for none.
+The meanings, entry by entry, are those of NVIDIA's catalogue for Ampere and newer GPUs (docs.nvidia.com/deploy/xid-errors, "Analyzing Xid
+Errors with the Xid Catalog"); 61, which is used no more there, of its archive for older ones. A reset is named where the catalogue's first
+action is RESET_GPU or RESTART_BM, or its text asks for one (48, 74); a program's own fault asks for none. What depends on more than the
+number is left open (None): there, and in most other cases of a reset, XID 154 follows, and tells.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from .gpu_shape import Gpu, bus_id
 JOURNAL = ["journalctl", "-k", "-b", "-o", "short-monotonic", "--no-pager", "-q"]
 RING = ["dmesg"]
 
-MEANINGS: dict[int, tuple[str, bool]] = {
+MEANINGS: dict[int, tuple[str, Optional[bool]]] = {
     13: ("a program made the graphics engine fault", False),
     31: ("a program used memory that is not its own", False),
     32: ("the stream of commands was corrupt", False),
     43: ("a program's work was stopped; the GPU goes on", False),
     45: ("a program's work was cleaned up after another error", False),
+    46: ("the GPU stopped processing", True),
     48: ("an error in memory that ECC cannot correct", True),
     61: ("the GPU's own controller stopped at a breakpoint", True),
     62: ("the GPU's own controller halted", True),
@@ -33,9 +36,23 @@ MEANINGS: dict[int, tuple[str, bool]] = {
     94: ("an uncorrected error in memory, contained to one program", False),
     95: ("an uncorrected error in memory, not contained", True),
     109: ("changing to another program's work took too long", True),
+    110: ("a security fault, mostly of the hardware", True),
     119: ("the GPU's system processor did not answer the driver", True),
     120: ("the GPU's system processor failed", True),
+    121: ("errors on the link to the Grace CPU, corrected", False),
+    136: ("the training of an NVLink failed", True),
+    137: ("a program used memory over NVLink that is not its own", False),
     140: ("an uncorrected error in memory, not recovered", True),
+    143: ("the GPU could not be initialised", True),
+    **dict.fromkeys(range(144, 151), ("an error of NVLink 5", None)),
+    155: ("an NVLink went down", True),
+    156: ("a bad part of the GPU is to be put out of use", True),
+    157: ("a bad part of the GPU could not be put out of use", False),
+    158: ("the GPU did not answer in time", True),
+    160: ("a bad channel of memory was put out of use", False),
+    161: ("a bad channel of memory could not be put out of use", False),
+    171: ("the error of XID 48 was in the GPU's DRAM", None),
+    172: ("the error of XID 48 was in the GPU's SRAM", None),
 }
 RECOVERY = 154  # "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)": the line itself tells
 LINE = re.compile(r"^\[\s*(\d+\.\d+)\]\s.*?NVRM: Xid \((PCI:[0-9A-Fa-f:.]+)\): (\d+)(?:, *(.*))?$")

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from ansible_collections.ownmetal.codex.plugins.module_utils import gpu_smi
+from ansible_collections.ownmetal.codex.plugins.module_utils import gpu_smi, gpu_xid
 from ansible_collections.ownmetal.codex.plugins.module_utils.gpu_ask import Answer, ask
 from ansible_collections.ownmetal.codex.plugins.module_utils.gpu_info import collect
 from ansible_collections.ownmetal.codex.plugins.module_utils.gpu_pci import acs_control
@@ -96,6 +96,30 @@ def test_xids(tmp_path):
     assert [(fault["gpu"], fault["kind"]) for fault in told["faults"]] == [(2, "xid"), (2, "xid")]
     assert "Node Reboot Required" in told["faults"][1]["text"]
     assert all(f"GPU 2 (serial {told['gpus'][2]['serial']})" in fault["text"] for fault in told["faults"])
+
+
+def test_a_reset_is_asked_for_where_the_catalogue_asks_for_one():
+    """NVIDIA's catalogue, by its first action: RESET_GPU and RESTART_BM; RESTART_APP and IGNORE; what depends on more than the number."""
+    resets = {code: reset for code, (_, reset) in gpu_xid.MEANINGS.items()}
+    assert {code for code in resets if resets[code]} - {48, 61, 74} == {
+        46,
+        62,
+        64,
+        79,
+        95,
+        109,
+        110,
+        119,
+        120,
+        136,
+        140,
+        143,
+        155,
+        156,
+        158,
+    }
+    assert {code for code in resets if resets[code] is False} == {13, 31, 32, 43, 45, 63, 92, 94, 121, 137, 157, 160, 161}
+    assert {code for code in resets if resets[code] is None} == {*range(144, 151), 171, 172}
 
 
 def test_memory_that_goes_bad(tmp_path):

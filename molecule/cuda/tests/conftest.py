@@ -20,11 +20,12 @@ SERVERS = ("server1", "server2")
 BLANK = r"""
 set -e
 umount /boot 2>/dev/null || true
-rm -f /etc/stand-in/nouveau /etc/stand-in/secure-boot /etc/stand-in/enrolled /etc/apt/preferences.d/test
+rm -rf /etc/stand-in/nouveau /etc/stand-in/secure-boot /etc/stand-in/enrolled /etc/apt/preferences.d/test /etc/stand-in/pci/0000:a1:00.0
+for place in /etc/stand-in/pci/*; do echo 0x26b9 >"$place/device"; done
 dpkg --configure -a >/dev/null
 held=$(apt-mark showhold)
 [ -z "$held" ] || apt-mark unhold $held >/dev/null
-ours=$(dpkg-query -W -f '${Package}\n' | grep -E '^(nvidia-|libnvidia-|libcuda|cuda-|firmware-nvidia|datacenter-gpu|dkms$)' || true)
+ours=$(dpkg-query -W -f '${Package}\n' | grep -E '^(nvidia-|libnvidia-|libcuda|cuda-|firmware-nvidia|datacenter-gpu|nvlsm$|dkms$)' || true)
 [ -z "$ours" ] || dpkg --purge --force-all $ours >/dev/null 2>&1
 cd /etc/apt && rm -rf sources.list.d/*cuda* sources.list.d/*nvidia* sources.list.d/*ownmetal* keyrings/* preferences.d/*nvidia* \
     preferences.d/*cuda* preferences.d/*ownmetal* apt.conf.d/*ownmetal* apt.conf.d/*nvidia* /var/lib/apt/lists/mirror1*debian1?*

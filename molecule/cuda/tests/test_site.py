@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from conftest import INVENTORY, NEW, installed
+from conftest import INVENTORY, NEW, installed, state
 
 from lab import testing
+from lab.testing import ROOT
+
+MODEL = [{"name": "micro", "model_source": str(ROOT / ".cache/micro-model"), "port": 8001}]
+
+
+def test_check_mode_goes_on_to_what_needs_the_driver_and_says_so(blank):
+    before = {name: state(server) for name, server in blank.items()}
+    code, said = testing.playbook(INVENTORY)("site", "--check", "--diff", vllm_instances=MODEL)
+    assert code == 0, said
+    assert "nvidia-driver-cuda is installed" in said
+    for name in blank:
+        assert f"{name} gets its driver in a real run, and vLLM on it is judged then" in said
+    assert {name: state(server) for name, server in blank.items()} == before
 
 
 def test_the_whole_chain(blank):
