@@ -1,17 +1,19 @@
 """The vendor's repositories for the Red Hat family, built by rpmbuild and createrepo_c: version 9 with module streams, version 10 without.
 
-python3 -m vendor.rpms    makes rhel9/x86_64 and rhel10/x86_64 below the folder `www`
+python3 -m vendor.rpms URL KERNEL    makes rhel9/x86_64, rhel10/x86_64 and the container toolkit's below the folder `www`
 """
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .packages import COMPAT, DCGM, DRIVERS, TOOLKITS
+from .packages import COMPAT, DCGM, DRIVERS, FILES, SUBNET, TOOLKITS, daemon, unit
+from .repository import Key
 
 WWW = Path("/srv/vendor/www")
 EPOCH = 3  # of everything that belongs to the driver
@@ -20,7 +22,7 @@ KINDS = {"open": "kmod-nvidia-open-dkms", "dkms": "kmod-nvidia-latest-dkms"}
 
 @dataclass(frozen=True)
 class Rpm:
-    """A package without files; what counts here is what it requires."""
+    """A package; mostly without files, for what counts here is what it requires."""
 
     name: str
     version: str
@@ -28,6 +30,8 @@ class Rpm:
     conflicts: tuple[str, ...] = ()
     provides: tuple[str, ...] = ()
     epoch: int = 0
+    files: Mapping[str, str] = field(default_factory=dict)
+    scripts: str = ""  # sections of a spec
 
     def full(self, release: str) -> str:
         """The name with epoch, version, release and architecture, as module metadata and locks have it."""
@@ -45,51 +49,71 @@ class Rpm:
             *(f"Requires: {need}" for need in self.requires),
             *(f"Conflicts: {other}" for other in self.conflicts),
             *(f"Provides: {what}" for what in self.provides),
+            "AutoReqProv: no",
         ]
-        return "\n".join([*lines, "%description", "stand-in", "%files", ""])
+        laid = [
+            f"mkdir -p %{{buildroot}}{Path(path).parent}\ncat >%{{buildroot}}{path} <<'EOF'\n{text}EOF" for path, text in self.files.items()
+        ]
+        listed = [f"%attr({'755' if 'bin' in Path(path).parts else '644'},root,root) {path}" for path in self.files]
+        return "\n".join([*lines, "%description", "stand-in", "%install", *laid, self.scripts, "%files", *listed, ""])
+
+
+def service(name: str, description: str, program: str) -> dict[str, str]:
+    """The files of a service that needs the driver."""
+    return {program: daemon(Path(program).name), f"/usr/lib/systemd/system/{name}.service": unit(description, program)}
 
 
 def driver(version: str) -> Iterator[Rpm]:
     """One version of the driver, both kinds of kernel modules."""
     own = f"= {EPOCH}:{version}"
 
-    def part(name: str, *requires: str, **more: tuple[str, ...]) -> Rpm:
-        return Rpm(name, version, requires, epoch=EPOCH, **more)
+    def part(name: str, *requires: str) -> Rpm:
+        return Rpm(name, version, requires, epoch=EPOCH)
 
     for name in ("libnvidia-ml", "libnvidia-cfg", "nvidia-modprobe", "nvidia-kmod-common"):
         yield part(name)
-    yield part("nvidia-persistenced", f"libnvidia-cfg {own}")
+    persistence = service("nvidia-persistenced", "NVIDIA Persistence Daemon", "/usr/bin/nvidia-persistenced")
+    yield Rpm("nvidia-persistenced", version, (f"libnvidia-cfg {own}",), epoch=EPOCH, files=persistence)
     yield part("nvidia-driver-cuda-libs", f"libnvidia-ml {own}")
-    yield part(
-        "nvidia-driver-cuda",
-        f"nvidia-driver-cuda-libs {own}",
-        f"nvidia-persistenced {own}",
-        f"nvidia-modprobe {own}",
-        f"nvidia-kmod-common {own}",
-        f"nvidia-kmod {own}",
-    )
+    needs = ("nvidia-driver-cuda-libs", "nvidia-persistenced", "nvidia-modprobe", "nvidia-kmod-common", "nvidia-kmod")
+    smi = {"/usr/bin/nvidia-smi": (FILES / "nvidia-smi").read_text().replace("@VERSION@", version)}
+    yield Rpm("nvidia-driver-cuda", version, tuple(f"{need} {own}" for need in needs), epoch=EPOCH, files=smi)
     for kind, name in KINDS.items():
         other = KINDS["dkms" if kind == "open" else "open"]
-        yield part(name, "dkms", provides=(f"nvidia-kmod {own}",), conflicts=(other,))
+        yield Rpm(
+            name,
+            version,
+            ("dkms",),
+            (other,),
+            (f"nvidia-kmod {own}",),
+            EPOCH,
+            {f"/usr/src/nvidia-{version}/dkms.conf": f"KIND={'open' if kind == 'open' else 'proprietary'}\n"},
+            f"%post\ndkms install nvidia/{version}\n%preun\ndkms remove nvidia/{version} || true",
+        )
     yield part("nvidia-open", f"nvidia-driver-cuda {own}", f"{KINDS['open']} {own}")
     yield part("cuda-drivers", f"nvidia-driver-cuda {own}", f"{KINDS['dkms']} {own}")
-    yield Rpm("nvidia-fabric-manager", version)
-    yield Rpm("nvidia-fabricmanager", version)
+    manager = service("nvidia-fabricmanager", "NVIDIA fabric manager service", "/usr/bin/nv-fabricmanager")
+    yield Rpm("nvidia-fabricmanager" if int(version.partition(".")[0]) >= 580 else "nvidia-fabric-manager", version, files=manager)
 
 
-def others() -> Iterator[Rpm]:
-    """What is in no module, and what the distribution would have."""
+def others(kernel: str) -> Iterator[Rpm]:
+    """What is in no module, and what the distribution would have, a system's own parts included."""
     for dashed, version in TOOLKITS.items():
-        yield Rpm(f"cuda-nvcc-{dashed}", version)
+        home = f"/usr/local/cuda-{dashed.replace('-', '.')}"
+        nvcc = {f"{home}/bin/nvcc": f'#!/bin/sh\necho "Cuda compilation tools, release {dashed.replace("-", ".")}, V{version}"\n'}
+        yield Rpm(f"cuda-nvcc-{dashed}", version, files=nvcc)
         yield Rpm(f"cuda-toolkit-{dashed}", version, (f"cuda-nvcc-{dashed}",))
         yield Rpm(f"cuda-compat-{dashed}", COMPAT[dashed], epoch=1)
     dcgm = DCGM.partition(":")[2].partition("-")[0]
     for major in ("12", "13"):
-        yield Rpm(f"datacenter-gpu-manager-4-cuda{major}", dcgm, epoch=1)
-    yield Rpm("nvidia-container-toolkit", "1.18.0")
-    yield Rpm("dkms", "3.3.0")
-    yield Rpm("kernel-devel-matched", "5.14.0")
+        files = service("nvidia-dcgm", "NVIDIA DCGM service", f"/usr/bin/nv-hostengine-{major}")
+        yield Rpm(f"datacenter-gpu-manager-4-cuda{major}", dcgm, epoch=1, files=files)
+    yield Rpm("nvlsm", SUBNET.partition("-")[0])
+    yield Rpm("dkms", "3.3.0", files={"/usr/sbin/dkms": (FILES / "dkms").read_text()})
+    yield Rpm("kernel-devel-matched", "5.14.0", provides=(f"kernel-devel-{kernel}",))
     yield Rpm("kernel-headers", "5.14.0")
+    yield Rpm("python3-dnf-plugin-versionlock", "4.3.0")
+    yield Rpm("bash", "5.1", provides=("/bin/sh",))
 
 
 def streams() -> Iterator[tuple[str, list[Rpm]]]:
@@ -115,11 +139,9 @@ def modules(release: str) -> str:
     return "".join(texts)
 
 
-def build(release: str, modular: bool) -> None:
-    """Build a release's repository."""
-    folder = WWW / f"rhel{release}/x86_64"
+def publish(folder: Path, rpms: list[Rpm], release: str, key: Key) -> None:
+    """Build packages into a folder, sign them, list them and sign the list."""
     folder.mkdir(parents=True, exist_ok=True)
-    rpms = [*others(), *(rpm for version in DRIVERS for rpm in driver(version))]
     with TemporaryDirectory() as work:
         specs = []
         for rpm in rpms:
@@ -129,13 +151,33 @@ def build(release: str, modular: bool) -> None:
         quiet = ["--quiet", "--target", "x86_64", "--define", f"_topdir {work}", "--define", f"_rpmdir {folder}"]
         flat = ["--define", "_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm", "--define", "_binary_payload w.ufdio"]
         subprocess.run(["rpmbuild", "-bb", *quiet, *flat, *specs], check=True, capture_output=True)
+    built = sorted(str(path) for path in folder.glob("*.rpm"))
+    subprocess.run(
+        ["rpmsign", "--define", f"_gpg_path {key.home}", "--define", "_gpg_name Lab first", "--addsign", *built],
+        check=True,
+        capture_output=True,
+    )
     subprocess.run(["createrepo_c", "--quiet", str(folder)], check=True)
-    if modular:
-        listed = folder.parent / "modules.yaml"
-        listed.write_text(modules(release))
-        subprocess.run(["modifyrepo_c", "--mdtype=modules", str(listed), str(folder / "repodata")], check=True, capture_output=True)
+
+
+def build(url: str, kernel: str) -> None:
+    """Build the repositories of both releases, and the container toolkit's."""
+    key = Key(WWW.parent / "keys/first")
+    for release, modular in (("9", True), ("10", False)):
+        folder = WWW / f"rhel{release}/x86_64"
+        publish(folder, [*others(kernel), *(rpm for version in DRIVERS for rpm in driver(version))], release, key)
+        if modular:
+            listed = folder.parent / "modules.yaml"
+            listed.write_text(modules(release))
+            subprocess.run(["modifyrepo_c", "--mdtype=modules", str(listed), str(folder / "repodata")], check=True, capture_output=True)
+        name, place = f"cuda-rhel{release}", f"{url}/rhel{release}/x86_64"
+        (folder / "D42D0685.pub").write_bytes(key.public(armour=True))
+        settings = f"name={name}\nbaseurl={place}\nenabled=1\ngpgcheck=1\ngpgkey={place}/D42D0685.pub\n"
+        (folder / f"{name}.repo").write_text(f"[{name}-x86_64]\n{settings}")
+    containers = WWW / "libnvidia-container/stable/rpm/x86_64"
+    publish(containers, [Rpm("nvidia-container-toolkit", "1.18.0")], "9", key)
+    (containers / "repodata/repomd.xml.asc").write_bytes(key.sign((containers / "repodata/repomd.xml").read_bytes(), "--detach-sign"))
 
 
 if __name__ == "__main__":
-    build("9", modular=True)
-    build("10", modular=False)
+    build(*sys.argv[1:])

@@ -51,12 +51,18 @@ release:
   description: The number that is chosen.
   type: int
   returned: when O(instance) is given, and is one of this server's
+gate:
+  description: That release as M(ownmetal.codex.gpu_gate) takes instances; none where it uses no GPU.
+  type: list
+  elements: dict
+  returned: when O(instance) is given, and is one of this server's
 """
 
 import os
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
+from ansible_collections.ownmetal.codex.plugins.module_utils.release_gate import row
 from ansible_collections.ownmetal.codex.plugins.module_utils.releases import choose, history, report
 
 
@@ -76,6 +82,8 @@ def main() -> None:
         if instance in result["releases"]:
             home = next(one for one in homes if os.path.basename(one) == instance)
             result["release"] = choose(home, instance, module.params["release"])
+            gate = row(home, instance, result["release"])
+            result["gate"] = [gate] if gate else []
     except Refused as refused:
         module.fail_json(msg=str(refused), **result)
     module.exit_json(**result)

@@ -10,6 +10,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import in
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.layout import new_release_files, new_releases
 from ansible_collections.ownmetal.codex.plugins.module_utils.progress import Progress
+from ansible_collections.ownmetal.codex.plugins.module_utils.release_gate import row
 from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import track
 from ansible_collections.ownmetal.codex.plugins.module_utils.units import UnitState, work
 
@@ -23,6 +24,27 @@ LAYOUT = {
     "shared": ["/unit"],
 }
 HOME = "/var/lib/vllm/coder"
+
+
+def test_the_gate_is_asked_for_what_a_release_says_of_itself(tmp_path):
+    place = tmp_path / "releases/2"
+    place.mkdir(parents=True)
+    assert row(str(tmp_path), "big", 2) is None  # on the CPU
+    (place / "config.yaml").write_text(
+        "# Ansible managed\nmodel: /m\ntensor-parallel-size: 2\ndisable-custom-all-reduce: true\ngpu-memory-utilization: 0.8\n"
+    )
+    (place / "variables.env").write_text(
+        '#\nHOME="/x"\nCUDA_DEVICE_ORDER="PCI_BUS_ID"\nCUDA_VISIBLE_DEVICES="2,3"\nNCCL_P2P_DISABLE="1"\nOWN="a \\"b\\""\nKV=1\n'
+    )
+    assert row(str(tmp_path), "big", 2) == {
+        "name": "big",
+        "gpus": [2, 3],
+        "group": 2,
+        "share": 0.8,
+        "environment": {"NCCL_P2P_DISABLE": "1"},
+        "args": {"disable-custom-all-reduce": True},
+        "python": str(place / "environment/bin/python"),
+    }
 
 
 def coder(**keys):

@@ -62,6 +62,14 @@ def mirror():
 
 
 @pytest.fixture(scope="session")
+def built(mirror):
+    """The host with the repositories, with dnf on it, and the vendor's repositories for dnf."""
+    mirror.check_output("DEBIAN_FRONTEND=noninteractive apt-get install -qqy --no-install-recommends dnf rpm createrepo-c dnf-plugins-core")
+    mirror.check_output("cd /srv/vendor && python3 -m vendor.rpms http://mirror1 $(uname -r)")
+    return mirror
+
+
+@pytest.fixture(scope="session")
 def play():
     """Run the role with extra variables on both servers; return exit code and output, ready to read."""
     run = testing.playbook(INVENTORY)

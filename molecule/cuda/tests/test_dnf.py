@@ -18,14 +18,6 @@ def names(release, kind):
     return driver(SYSTEMS["rocky", release], "repository", 580, kind)
 
 
-@pytest.fixture(scope="module")
-def built(mirror):
-    """The host with the repositories, with dnf on it, and the vendor's repositories for dnf."""
-    mirror.check_output("DEBIAN_FRONTEND=noninteractive apt-get install -qqy --no-install-recommends dnf rpm createrepo-c dnf-plugins-core")
-    mirror.check_output("cd /srv/vendor && python3 -m vendor.rpms")
-    return mirror
-
-
 @pytest.fixture
 def dnf(built):
     """Run dnf for a release in a new root."""
