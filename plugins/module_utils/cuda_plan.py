@@ -94,7 +94,8 @@ def plan(settings: Mapping[str, Any], seen: Mapping[str, Any], name: str) -> dic
     ``settings`` are the role's variables without their prefix; ``seen`` is what ownmetal.codex.tree observed (system, driver, paths).
     The answer has ``refused`` (sentences), and where the system is known ``changes`` and ``notes`` (lines to read), ``work`` (whether
     packages are asked for), ``moves`` (whether the driver itself may change), and what the tasks do: repository, unfinished, pin, stream,
-    packages, driver, hold, held_by_us, fabric_manager (a package, or empty), units, files, kind, installed, initramfs.
+    packages, driver, hold, held_by_us, gone (of those, what the new driver has no place for), fabric_manager (a package, or empty), units,
+    files, kind, installed, initramfs.
     """
     server = _Server(settings, seen, name)
     try:
@@ -161,6 +162,7 @@ def _steps(server: _Server) -> dict[str, Any]:
         "driver": list(wanted.packages),
         "hold": [package for package in wanted.packages if package not in seen["held"]],
         "held_by_us": sorted(set(seen["held"]) & _ours(server, installed)),
+        "gone": sorted((set(seen["held"]) & _ours(server, installed)) - {*wanted.packages, wanted.fabric_manager}),
         "fabric_manager": wanted.fabric_manager if fabric else "",
         "units": ["nvidia-persistenced", *(["nvidia-fabricmanager"] if fabric else []), *(["nvidia-dcgm"] if settings["dcgm"] else [])],
         "files": [path for path in (APT_FILE, NOUVEAU_FILE, NVCC_FILE) if system.manager == "apt" or path != APT_FILE],

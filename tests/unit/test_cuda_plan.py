@@ -230,7 +230,8 @@ def test_the_roles_own_holds_of_what_goes_give_way():
     """Of the other kind of modules, of the fabric manager, of the branch before: each is held by the role."""
     held = [*OLD["held"], "nvidia-fabricmanager"]
     assert planned({"upgrade": True}, {**OLD, "held": held})["refused"] == []
-    assert planned({"upgrade": True, "modules": "proprietary"}, {**OLD, "held": held})["refused"] == []
+    found = planned({"upgrade": True, "modules": "proprietary"}, {**OLD, "held": held})
+    assert (found["refused"], found["gone"]) == ([], ["nvidia-kernel-open-dkms"])
     utils = {"nvidia-utils-580": "580.95.05-0ubuntu1", "nvidia-headless-580-open": "580.95.05-0ubuntu1"}
     seen = {"packages": utils, "held": list(utils), "headers": True}
     assert planned({"upgrade": True, "branch": "595"}, seen, ("ubuntu", "24.04", "x86_64"))["refused"] == []

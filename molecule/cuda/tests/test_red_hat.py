@@ -11,6 +11,7 @@ GROUP = {"gpu_servers_group": "red_hats"}
 TURN = r"""
 set -e
 DEBIAN_FRONTEND=noninteractive apt-get install -qqy --no-install-recommends dnf rpm dnf-plugins-core gpg >/dev/null
+rm /usr/lib/python3/dist-packages/dnf-plugins/local.py  # Debian's own; no system of the family has it on
 mkdir -p /etc/dnf/vars /etc/yum.repos.d
 mv /var/lib/dpkg /var/lib/dpkg.away
 """
@@ -18,8 +19,9 @@ mv /var/lib/dpkg /var/lib/dpkg.away
 BLANK = r"""
 set -e
 rpm -qa | grep . | xargs -r rpm -e --nodeps --noscripts 2>/dev/null || true
-rm -rf /var/lib/rpm/* /var/lib/dnf/* /var/cache/dnf/* /etc/yum.repos.d/* /etc/dnf/modules.d/* /etc/dnf/plugins/versionlock.list \
+rm -rf /var/lib/rpm/* /var/lib/dnf/* /var/cache/dnf/* /etc/yum.repos.d/* /etc/dnf/modules.d/* \
     /etc/pki/rpm-gpg/* /etc/modprobe.d/*ownmetal* /usr/local/bin/nvcc /lib/modules/$(uname -r)/updates
+: >/etc/dnf/plugins/versionlock.list
 printf 'ID=rocky\nVERSION_ID="RELEASE.1"\n' >/etc/os-release
 printf '[main]\ngpgcheck=1\nbest=True\nmodule_platform_id=platform:elRELEASE\n' >/etc/dnf/dnf.conf
 echo RELEASE >/etc/dnf/vars/releasever
