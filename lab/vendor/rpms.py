@@ -54,7 +54,7 @@ class Rpm:
         laid = [
             f"mkdir -p %{{buildroot}}{Path(path).parent}\ncat >%{{buildroot}}{path} <<'EOF'\n{text}EOF" for path, text in self.files.items()
         ]
-        listed = [f"%attr({'755' if 'bin' in Path(path).parts else '644'},root,root) {path}" for path in self.files]
+        listed = [f"%attr({'755' if {'bin', 'sbin'} & set(Path(path).parts) else '644'},root,root) {path}" for path in self.files]
         return "\n".join([*lines, "%description", "stand-in", "%install", *laid, self.scripts, "%files", *listed, ""])
 
 

@@ -72,5 +72,6 @@ def test_all_of_it_goes_when_that_is_asked_for(blank, play, uninstall):
     code, said = uninstall(cuda_uninstall_packages=True)
     assert code == 0, said
     assert (everywhere(blank, packages), everywhere(blank, OWN)) == before
+    everywhere(blank, "systemctl restart stand-in-machine")  # the module is loaded until the next boot
     code, said = play()  # and comes again
     assert code == 0, said
