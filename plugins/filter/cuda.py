@@ -28,6 +28,7 @@ class FilterModule:
             "cuda_newest_keyring": cuda_after.newest_keyring,
             "cuda_reboot_reasons": cuda_after.reboot_reasons,
             "cuda_fabric_version": cuda_after.fabric_version,
+            "cuda_loose": cuda_after.loose,
             "cuda_held_by_role": cuda_after.held_by_role,
         }
         return {name: readable(function) for name, function in found.items()}

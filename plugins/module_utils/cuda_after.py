@@ -48,6 +48,19 @@ def fabric_version(seen: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
     return wanted if name and upstream(packages.get(name, "")) != wanted else ""
 
 
+def parts(found: Mapping[str, Any], version: str) -> set[str]:
+    """Return every package of a driver's version, where dnf has to hold them together: with one alone, its upgrade of all would fail."""
+    return {name for name, one in found["packages"].items() if upstream(one) == version} if found["manager"] == "dnf" else set()
+
+
+def loose(seen: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:
+    """Return what is installed, has to be held, and is not."""
+    found = seen["driver"]["nvidia"]
+    version = upstream(found["packages"].get(planned["driver"][0], ""))
+    wanted = {*planned["driver"], planned["fabric_manager"]} | parts(found, version)
+    return sorted(wanted & set(found["packages"]) - set(found["held"]))
+
+
 def held_by_role(seen: Mapping[str, Any]) -> list[str]:
     """Return the held packages that the role may have held; what else is held there is somebody else's."""
     system, found = seen["system"], seen["driver"]["nvidia"]
@@ -56,6 +69,8 @@ def held_by_role(seen: Mapping[str, Any]) -> list[str]:
     program: Optional[str] = next(filter(PROGRAM.fullmatch, found["packages"]), None)
     if known is None or program is None:
         return []
-    branch = int(upstream(found["packages"][program]).partition(".")[0])
+    version = upstream(found["packages"][program])
+    branch = int(version.partition(".")[0])
     ours = driver(known, "distribution", branch, OPEN).packages[0] != program
-    return sorted(holdable(known, "repository" if ours else "distribution", [branch]) & set(found["held"]))
+    held = holdable(known, "repository" if ours else "distribution", [branch]) | parts(found, version)
+    return sorted(held & set(found["held"]))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
 from . import compatibility
+from .cuda_after import parts
 from .cuda_packages import (
     ARCHITECTURES,
     CONTAINERS,
@@ -52,7 +53,7 @@ class _Server:
         major = version if self.system["name"] in ("debian", "ubuntu") else version.partition(".")[0]
         self.known: Optional[System] = SYSTEMS.get((self.system["name"], major))
         self.branch = int(settings["branch"])
-        self.ours = bool(seen["paths"][APT_FILE]["exists"])  # the role was here before, so what it holds is held by it
+        self.ours = bool(seen["paths"][NOUVEAU_FILE]["exists"])  # the role was here before, so what it holds is held by it
 
     def there(self, package: str) -> bool:
         """Tell whether a package is installed, or was about to be when a run ended."""
@@ -195,7 +196,8 @@ def _ours(server: _Server, installed: Optional[str]) -> set[str]:
     """Return what the role holds, where it was here before: the driver's parts, also those of the branch and kind that are there now."""
     if server.known is None or not server.ours:
         return set()
-    return holdable(server.known, server.source, {server.branch, _key(installed)[0]} if installed else {server.branch})
+    branches = {server.branch, _key(installed)[0]} if installed else {server.branch}
+    return holdable(server.known, server.source, branches) | parts(server.seen, installed or "")
 
 
 def _key(version: str) -> tuple[int, ...]:
@@ -277,7 +279,8 @@ def _obstacles(server: _Server, found: Mapping[str, Any]) -> Iterator[Refused]:
     strange = [name for name in others if name not in found["held_by_us"]]
     if strange:
         why = f"{', '.join(strange)} of {server.name} is held at its version by somebody else, so the driver cannot change."
-        yield Refused("cuda_driver_upgrade", why, f"Let it go there (apt-mark unhold {' '.join(strange)}), or leave the driver as it is.")
+        free = "apt-mark unhold" if seen["manager"] == "apt" else "dnf versionlock delete"
+        yield Refused("cuda_driver_upgrade", why, f"Let it go there ({free} {' '.join(strange)}), or leave the driver as it is.")
 
 
 def files(settings: Mapping[str, Any]) -> list[dict[str, Any]]:

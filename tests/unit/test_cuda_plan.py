@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils import cuda_packages, driver_state
-from ansible_collections.ownmetal.codex.plugins.module_utils.cuda_after import fabric_version, held_by_role, newest_keyring, reboot_reasons
-from ansible_collections.ownmetal.codex.plugins.module_utils.cuda_plan import APT_FILE, plan
+from ansible_collections.ownmetal.codex.plugins.module_utils.cuda_after import (
+    fabric_version,
+    held_by_role,
+    loose,
+    newest_keyring,
+    reboot_reasons,
+)
+from ansible_collections.ownmetal.codex.plugins.module_utils.cuda_plan import NOUVEAU_FILE, plan
 from ansible_collections.ownmetal.codex.plugins.module_utils.cuda_wants import wants
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 
@@ -60,7 +66,7 @@ def planned(settings=None, seen=None, system=("debian", "12", "x86_64"), ours=Tr
     host = {
         "driver": {"nvidia": {**copy.deepcopy(BARE), **(seen or {})}},
         "system": {"name": name, "version": version, "machine": machine},
-        "paths": {APT_FILE: {"exists": ours}},
+        "paths": {NOUVEAU_FILE: {"exists": ours}},
     }
     return plan({**SETTINGS, **(settings or {})}, host, "gpu1")
 
@@ -260,6 +266,19 @@ def test_what_is_let_go_is_what_the_role_held():
     ]:
         seen = {"manager": "apt", "packages": packages, "held": held}
         assert held_by_role({"system": {"name": "debian", "version": "12"}, "driver": {"nvidia": seen}}) == expected
+
+
+def test_dnf_holds_every_part_of_the_drivers_version():
+    """With one alone held, its upgrade of all packages would end in an error; and they are the role's own at the next upgrade."""
+    version = "580.126.20-1.el10"
+    rpms = dict.fromkeys(["nvidia-driver-cuda", "kmod-nvidia-open-dkms", "libnvidia-ml"], version)
+    seen = {"manager": "dnf", "packages": {**rpms, "cuda-nvcc-13-0": "13.0.2-1.el10"}, "held": ["libnvidia-ml"], "headers": True}
+    system = ("rocky", "10.1", "x86_64")
+    found = planned({"upgrade": True}, {**seen, "held": list(rpms)}, system)
+    assert found["refused"] == []
+    assert loose({"driver": {"nvidia": {**BARE, **seen}}}, found) == ["kmod-nvidia-open-dkms", "nvidia-driver-cuda"]
+    refused = planned({"upgrade": True}, {**seen, "held": list(rpms)}, system, ours=False)["refused"]
+    assert "dnf versionlock delete" in refused[0]
 
 
 NOT_REFUSED = [

@@ -111,7 +111,7 @@ def test_an_older_driver_moves_only_with_leave_and_its_fabric_manager_with_it(re
 
 def test_another_stream(release, play):
     server = release("9")
-    code, said = play(**GROUP, cuda_driver_branch="570", vllm_track="cu12-py310")
+    code, said = play(**GROUP, cuda_driver_branch="570", vllm_track="cu12-py310", cuda_toolkit="none")
     assert code == 0, said
     assert versions(server)["nvidia-driver-cuda"].startswith("570.")
     code, said = play(**GROUP)
