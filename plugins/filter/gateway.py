@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from ansible_collections.ownmetal.codex.plugins.filter.catalogue import readable
+from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_keys, gateway_rotation, gateway_state
 from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_plan as core
-from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_state
 
 
 def problems(settings: Mapping[str, Any]) -> list[str]:
@@ -32,9 +33,20 @@ def classes(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     return core.classes(settings["keys"], gateway_state.usual(settings))
 
 
-def client_instances(instances: Sequence[Mapping[str, Any]], gateway: str, name: str, port: int = 443) -> list[dict[str, Any]]:
-    """Return what developer machines are told of the instances: the same models, at the gateway's address."""
-    return core.client_instances(instances, gateway, name, int(port))
+def client_instances(instances: Sequence[Mapping[str, Any]], gateway: str, variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what developer machines are told of the instances: the same models, at the address of a gateway with these variables."""
+    return core.client_instances(instances, gateway, variables)
+
+
+def key_files(settings: Mapping[str, Any], team: str = "", name: str = "") -> list[str]:
+    """Return the files of the keys that are rotated: all, those of a team, or one."""
+    directory = os.path.expanduser(str(settings["secrets"]))
+    return [gateway_keys.path(directory, entry) for entry in gateway_rotation.chosen(settings["keys"], team or None, name or None)]
+
+
+def server_key_files(hostvars: Mapping[str, Any], servers: Sequence[str]) -> list[str]:
+    """Return the files with the keys of model servers, each once."""
+    return gateway_state.key_files({server: hostvars[server] for server in servers})
 
 
 class FilterModule:
@@ -49,5 +61,7 @@ class FilterModule:
             "gateway_models": models,
             "gateway_classes": classes,
             "gateway_client_instances": client_instances,
+            "gateway_key_files": key_files,
+            "gateway_server_key_files": server_key_files,
         }
         return {name: readable(function) for name, function in functions.items()}

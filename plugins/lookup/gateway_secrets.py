@@ -61,6 +61,7 @@ def _secrets(settings: dict[str, Any], hostvars: Any, make: bool) -> dict[str, s
         pair = gateway_tls.given(str(settings["tls_certificate"]), str(settings["tls_key"]), settings["names"])
     else:
         pair = gateway_tls.made(directory, str(settings["host"]), settings["names"], make)
-    keys = {row["server"]: gateway_state.server_key(hostvars[row["server"]], make) for row in settings["instances"]}
+    servers = {row["server"]: hostvars[row["server"]] for row in settings["instances"]}
+    keys = {server: (gateway_state.server_key(known, make), gateway_state.key_before(known)) for server, known in servers.items()}
     state = gateway_state.text(settings, settings["instances"], keys, pair.certificate, make)
     return {"certificate": pair.certificate, "key": pair.key, "ca": pair.ca, "state": state}

@@ -35,11 +35,7 @@ def _read_or_make(path: str, make: bool) -> str:
     except FileNotFoundError:
         if not make:
             return PLACEHOLDER
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    aside = os.path.join(folder, f".{os.path.basename(path)}.{os.getpid()}")
-    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as stream:
-        stream.write(secrets.token_urlsafe(KEY_BYTES) + "\n")
+    aside = write_aside(path, secrets.token_urlsafe(KEY_BYTES) + "\n")
     try:
         os.link(aside, path)  # whole or not at all; another host's worker process may have been faster
     except FileExistsError:
@@ -47,6 +43,23 @@ def _read_or_make(path: str, make: bool) -> str:
     finally:
         os.unlink(aside)
     return _read(path)
+
+
+def write_aside(path: str, text: str) -> str:
+    """Write a secret (mode 0600, its folder 0700) beside its final place, and return where."""
+    folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    aside = os.path.join(folder, f".{os.path.basename(path)}.{os.getpid()}")
+    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return aside
+
+
+def replace(path: str) -> None:
+    """Put a new key into ``path``, whole or not at all."""
+    os.replace(write_aside(path, secrets.token_urlsafe(KEY_BYTES) + "\n"), path)
 
 
 def usable(key: object) -> bool:

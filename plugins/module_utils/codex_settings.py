@@ -44,10 +44,25 @@ def key_file(provider: str) -> str:
 def problems(settings: Mapping[str, Any]) -> list[Refused]:
     """Return what is wrong with the inventory, all of it, so that it is mended in one go.
 
-    ``settings``: users, install, version, locked_version, provider, model, instances (a catalogue), servers_group and
-    host (the inventory name of the developer machine).
+    ``settings``: users, install, version, locked_version, provider, model, instances (a catalogue), servers_group, gateway (a host or
+    empty), gateway_key, gateway_keys and host (the inventory name of the developer machine).
     """
-    return [*_users(settings["users"]), *_version(settings), *_provider(settings["provider"]), *_model(settings)]
+    return [*_users(settings["users"]), *_version(settings), *_provider(settings["provider"]), *_model(settings), *_gateway(settings)]
+
+
+def _gateway(settings: Mapping[str, Any]) -> Iterator[Refused]:
+    if not settings.get("gateway") or settings.get("own_key"):
+        return
+    key = settings["gateway_key"]
+    known = [f"{entry.get('team')}/{entry.get('name')}" for entry in settings["gateway_keys"] if entry.get("state", "present") == "present"]
+    if not key:
+        why = f"is empty, and Codex of {settings['host']} asks the gateway {settings['gateway']} with a key of its own."
+        instead = f"Write codex_gateway_key: {known[0]}" if known else "Write TEAM/NAME of an entry of gateway_keys; there is none yet."
+        yield Refused("codex_gateway_key", why, instead)
+    elif key not in known:
+        yield Refused(
+            "codex_gateway_key", f"gateway_keys has no {key}.", nearest(str(key), known, f"It has: {', '.join(known) or 'none'}.")
+        )
 
 
 def _users(users: Any) -> Iterator[Refused]:

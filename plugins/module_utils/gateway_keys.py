@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import calendar
 import datetime
-import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Callable, Optional
 
 from .api_key import read_or_make
 from .errors import Refused, nearest
+from .gateway_rotation import before, digest
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,38}[a-z0-9])?")
 KEYS = ("team", "name", "state", "expires", "models", "requests_per_minute", "burst", "concurrency")
@@ -134,14 +134,17 @@ def table(
     for entry in present(entries):
         file = path(directory, entry)
         key = read(file, make)
-        digest = hashlib.sha256(key.encode()).hexdigest()
-        if digest in found and make:
-            raise Refused(file, f"holds the same key as {found[digest]['key']}'s file.", "Remove one of the two files to have a key made.")
-        found[digest] = {
+        own = digest(key)
+        if own in found and make:
+            raise Refused(file, f"holds the same key as {found[own]['key']}'s file.", "Remove one of the two files to have a key made.")
+        row = {
             "key": identity(entry),
             "team": entry["team"],
             "class": class_name(limits(entry, usual)),
             "expires": expiry(entry),
             "models": entry.get("models"),
         }
+        for old, until in before(file).items():
+            found.setdefault(old, {**row, "expires": min(until, row["expires"] or until)})
+        found[own] = row
     return found

@@ -199,18 +199,21 @@ def classes(entries: Sequence[Mapping[str, Any]], usual: Mapping[str, int]) -> l
     return [{"name": name, **limit} for name, limit in sorted({gateway_keys.class_name(limit): limit for limit in every}.items())]
 
 
-def backend_authorizations(found: Sequence[Mapping[str, Any]], keys: Mapping[str, str]) -> dict[str, str]:
-    """Return, by upstream, the header that its servers want; ``keys`` has the internal key of each server.
+def backend_authorizations(found: Sequence[Mapping[str, Any]], keys: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
+    """Return, by upstream, the headers that its servers take: that of their key, and in a rotation that of the one before.
+
+    ``keys`` has the internal key of each server, and the one before or nothing.
 
     Raises ManyRefused where the servers of one model have different keys: the header is set before one is chosen.
     """
-    refusals, headers = [], {}
+    refusals: list[Refused] = []
+    headers: dict[str, list[str]] = {}
     for model in found:
         servers = sorted({row["server"] for row in model["servers"]})
         if len({keys[server] for server in servers}) > 1:
             why = f"differs between {', '.join(servers)}, which serve the same model {model['name']}."
             refusals.append(Refused("vllm_api_key", why, "Give them one, such as by one inventory."))
-        headers[model["upstream"]] = f"Bearer {keys[servers[0]]}"
+        headers[model["upstream"]] = [f"Bearer {key}" for key in keys[servers[0]] if key]
     if refusals:
         raise ManyRefused(refusals)
     return headers
@@ -230,8 +233,10 @@ def host_problems(host: str, observed: Mapping[str, Any], port: int, unit: str) 
     return found
 
 
-def client_instances(instances: Sequence[Mapping[str, Any]], gateway: str, name: str, port: int) -> list[dict[str, Any]]:
-    """Return what developer machines are told of the instances: the same models, at the gateway's one address."""
+def client_instances(instances: Sequence[Mapping[str, Any]], gateway: str, variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what developer machines are told of the instances: the same models, at the one address of a gateway with these variables."""
+    name = str((variables.get("gateway_names") or [gateway])[0])
+    port = int(variables.get("gateway_port", 443))
     host = f"[{name}]" if ":" in name else name
     url = f"https://{host}{'' if port == 443 else f':{port}'}/v1"
     lengths = {model["name"]: model["max_model_len"] for model in models(instances, [], gateway)}
@@ -248,12 +253,12 @@ def client_instances(instances: Sequence[Mapping[str, Any]], gateway: str, name:
     ]
 
 
-def lua_models(found: Sequence[Mapping[str, Any]], headers: Optional[Mapping[str, str]] = None) -> dict[str, Any]:
+def lua_models(found: Sequence[Mapping[str, Any]], headers: Optional[Mapping[str, Sequence[str]]] = None) -> dict[str, Any]:
     """Return what the gateway's program knows of each model, by served name."""
     return {
         model["name"]: {
             "upstream": model["upstream"],
-            "authorization": (headers or {}).get(model["upstream"], ""),
+            "authorizations": list((headers or {}).get(model["upstream"], [])),
             "max_model_len": model["max_model_len"],
             "servers": [row["address"] for row in model["servers"] if not row["down"]],
         }

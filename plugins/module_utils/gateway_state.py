@@ -12,6 +12,8 @@ from typing import Any, Callable
 
 from . import gateway_keys, gateway_plan
 from .api_key import read_or_make
+from .errors import Refused
+from .gateway_rotation import servers_before
 
 # settings that are in nginx's own file: here, so that the digest of the state tells whether that one was loaded too
 OF_NGINX = ("listen", "port", "routes", "monitors", "body_limit_mib", "stream_timeout", "drained")
@@ -24,21 +26,37 @@ def usual(settings: Mapping[str, Any]) -> dict[str, int]:
 
 def server_key(variables: Mapping[str, Any], make: bool, read: Callable[[str, bool], str] = read_or_make) -> str:
     """Return the key of a model server, from where its role has it."""
-    if variables.get("vllm_api_key"):
-        return str(variables["vllm_api_key"])
-    file = variables.get("vllm_api_key_file") or os.path.join(str(variables["inventory_dir"]), ".secrets/vllm_api_key")
-    return read(str(file), make)
+    return str(variables["vllm_api_key"]) if variables.get("vllm_api_key") else read(key_file(variables), make)
+
+
+def key_file(variables: Mapping[str, Any]) -> str:
+    """Return the file of the controller with a model server's key, from where its role has it."""
+    return str(variables.get("vllm_api_key_file") or os.path.join(str(variables["inventory_dir"]), ".secrets/vllm_api_key"))
+
+
+def key_files(servers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the files with the keys of model servers, each once. Raises Refused for a key that is in the inventory itself."""
+    for server, variables in servers.items():
+        if variables.get("vllm_api_key"):
+            why = f"of {server} is written in the inventory, where a playbook does not change it."
+            raise Refused("vllm_api_key", why, "Write another there and run site.yml, or remove it to have keys kept in a file.")
+    return sorted({os.path.expanduser(key_file(variables)) for variables in servers.values()})
+
+
+def key_before(variables: Mapping[str, Any]) -> str:
+    """Return the key that a model server may still have while the servers' key is rotated; else nothing."""
+    return "" if variables.get("vllm_api_key") else servers_before(key_file(variables))
 
 
 def text(
     settings: Mapping[str, Any],
     instances: Sequence[Mapping[str, Any]],
-    server_keys: Mapping[str, str],
+    server_keys: Mapping[str, tuple[str, str]],
     certificate: str,
     make: bool,
     read: Callable[[str, bool], str] = read_or_make,
 ) -> str:
-    """Return the file's text."""
+    """Return the file's text. ``server_keys`` has by server its key, and the one that it may have still, or nothing."""
     models = gateway_plan.models(instances, settings["drained"], settings["host"])
     headers = gateway_plan.backend_authorizations(models, server_keys)
     directory = os.path.expanduser(str(settings["secrets"]))

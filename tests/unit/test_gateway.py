@@ -29,6 +29,7 @@ def settings(**changes):
     return {**usual, **changes}
 
 
+SERVER_KEYS = {"gpu1": ("internal-key-of-the-servers", "")}
 ANNA = {"team": "red", "name": "anna"}
 REFUSED = [
     # settings                                           words of the refusal, or none
@@ -119,9 +120,11 @@ def test_a_length_that_vllm_decides_is_not_made_up():
 
 def test_servers_of_one_model_have_one_key():
     found = gateway_plan.models([instance(), instance("gpu2")], [], "gw1")
-    assert gateway_plan.backend_authorizations(found, {"gpu1": "k", "gpu2": "k"}) == {"model0": "Bearer k"}
+    assert gateway_plan.backend_authorizations(found, {"gpu1": ("k", ""), "gpu2": ("k", "")}) == {"model0": ["Bearer k"]}
+    rotating = {"gpu1": ("k", "old"), "gpu2": ("k", "old")}
+    assert gateway_plan.backend_authorizations(found, rotating) == {"model0": ["Bearer k", "Bearer old"]}
     with pytest.raises(Refused, match="vllm_api_key: differs between gpu1, gpu2"):
-        gateway_plan.backend_authorizations(found, {"gpu1": "k", "gpu2": "other"})
+        gateway_plan.backend_authorizations(found, {"gpu1": ("k", ""), "gpu2": ("other", "")})
 
 
 def test_each_different_limit_is_a_class_and_nothing_else_is():
@@ -131,10 +134,12 @@ def test_each_different_limit_is_a_class_and_nothing_else_is():
 
 
 def test_developers_are_told_of_the_gateway():
-    told = gateway_plan.client_instances([instance(), instance("gpu2", max_model_len=8192)], "gw1", "llm.example.com", 443)
+    told = gateway_plan.client_instances([instance(), instance("gpu2", max_model_len=8192)], "gw1", {"gateway_names": ["llm.example.com"]})
     assert {row["base_url"] for row in told} == {"https://llm.example.com/v1"}
     assert {row["max_model_len"] for row in told} == {8192}
-    assert gateway_plan.client_instances([instance()], "gw1", "2001:db8::1", 8443)[0]["base_url"] == "https://[2001:db8::1]:8443/v1"
+    address = {"gateway_names": ["2001:db8::1"], "gateway_port": 8443}
+    assert gateway_plan.client_instances([instance()], "gw1", address)[0]["base_url"] == "https://[2001:db8::1]:8443/v1"
+    assert gateway_plan.client_instances([instance()], "gw1", {})[0]["base_url"] == "https://gw1/v1"
 
 
 OBSERVED = {"system": {"name": "debian", "version": "12"}, "ports": {"443": []}}
@@ -157,7 +162,7 @@ def test_a_host_that_cannot_be_a_gateway_is_refused(changes, words):
 def test_the_state_holds_digests_and_no_key_of_a_person(tmp_path):
     keys = [ANNA, {**ANNA, "name": "ben", "expires": "2027-01-31", "models": ["coder"]}, {**ANNA, "name": "gone", "state": "absent"}]
     given = settings(keys=keys, secrets=str(tmp_path))
-    text = gateway_state.text(given, [instance()], {"gpu1": "internal-key-of-the-servers"}, "pem", True)
+    text = gateway_state.text(given, [instance()], SERVER_KEYS, "pem", True)
     anna = (tmp_path / "keys/red/anna.key").read_text().strip()
     state = json.loads(text)
     assert anna not in text
@@ -166,13 +171,13 @@ def test_the_state_holds_digests_and_no_key_of_a_person(tmp_path):
     assert not (tmp_path / "keys/red/gone.key").exists()
     ben = next(row for row in state["keys"].values() if row["key"] == "red/ben")
     assert (ben["models"], ben["expires"]) == (["coder"], 1801440000)  # 2027-02-01 00:00 UTC: the last day counts
-    assert state["models"]["coder"]["authorization"] == "Bearer internal-key-of-the-servers"
-    assert text == gateway_state.text(given, [instance()], {"gpu1": "internal-key-of-the-servers"}, "pem", True)
+    assert state["models"]["coder"]["authorizations"] == ["Bearer internal-key-of-the-servers"]
+    assert text == gateway_state.text(given, [instance()], SERVER_KEYS, "pem", True)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.key")} == {0o600}
 
 
 def test_in_check_mode_no_key_is_made(tmp_path):
-    gateway_state.text(settings(keys=[ANNA], secrets=str(tmp_path)), [instance()], {"gpu1": "k"}, "pem", False)
+    gateway_state.text(settings(keys=[ANNA], secrets=str(tmp_path)), [instance()], SERVER_KEYS, "pem", False)
     assert list(tmp_path.iterdir()) == []
 
 

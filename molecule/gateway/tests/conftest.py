@@ -20,6 +20,11 @@ def server():
 
 
 @pytest.fixture(scope="session")
+def server2():
+    return testing.host("server2", INVENTORY)
+
+
+@pytest.fixture(scope="session")
 def gateway():
     return testing.host("gw1", INVENTORY)
 
@@ -93,6 +98,48 @@ def stream(developer, gateway, keys):
     yield command
     for host in (developer, gateway):
         host.check_output("rm -f /root/.key-* /root/reader.py")
+
+
+LOAD = """
+import collections, http.client, itertools, json, pathlib, ssl, threading
+stop, counts, numbers = pathlib.Path("/root/stop"), collections.Counter(), itertools.count()
+key, context = open("/root/.key-anna").read(), ssl.create_default_context()
+def one(stream):
+    body = {"model": "micro", "input": "Count. [loop]" if stream else "hello", "max_output_tokens": 600 if stream else 20, "stream": stream,
+            "prompt_cache_key": "conversation %d" % next(numbers)}
+    try:
+        line = http.client.HTTPSConnection("gw1", context=context, timeout=400)
+        line.request("POST", "/v1/responses", json.dumps(body), {"Authorization": "Bearer " + key, "Content-Type": "application/json"})
+        answer = line.getresponse()
+        text = answer.read()
+        whole = b"response.completed" in text or b"response.incomplete" in text if stream else json.loads(text).get("object") == "response"
+        return "%d %s" % (answer.status, "whole" if whole else text[-200:].decode())
+    except http.client.IncompleteRead:
+        return "cut"
+    except OSError as error:
+        return repr(error)
+def go(stream):
+    while not stop.exists():
+        counts[one(stream)] += 1
+threads = [threading.Thread(target=go, args=(stream,)) for stream in (False, False, True, True)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(json.dumps(counts))
+"""
+
+
+@pytest.fixture
+def load(developer, stream):
+    """Start requests, short ones and streams, each its own conversation; return the function that ends them and says how they went."""
+    developer.check_output("cat >/root/load.py <<'E'" + LOAD + "E\nrm -f /root/stop")
+    developer.check_output("(python3 /root/load.py >/root/load.out 2>&1 &)")
+
+    def ended():
+        developer.check_output("touch /root/stop; for n in $(seq 400); do pgrep -f load.py >/dev/null || break; sleep 1; done")
+        return json.loads(developer.check_output("cat /root/load.out"))
+
+    yield ended
+    developer.run("touch /root/stop; sleep 2; pkill -f load.py; rm -f /root/load.py /root/load.out")
 
 
 def reloads(gateway):

@@ -49,7 +49,7 @@ def test_a_key_may_be_for_some_models(playbook, ask):
 
 
 def test_a_drained_server_gets_nothing_new(playbook, ask):
-    assert playbook("gateways", gateway_drained=["server1"], gateway_hold=0)[0] == 0
+    assert playbook("gateways", gateway_drained=["server1", "server2"], gateway_hold=0)[0] == 0
     try:
         status, said = ask("/v1/responses", body={"model": "micro", "input": "x"})
         assert (status, json.loads(said)["error"]["code"]) == (503, "model_unavailable")

@@ -5,7 +5,7 @@ import time
 
 from conftest import reloads
 
-RUNNING = "curl -sf https://gw1/metrics/server1/micro | awk '/^vllm:num_requests_running/ {print int($2)}'"
+RUNNING = "curl -sf https://gw1/metrics/server{1,2}/micro | awk '/^vllm:num_requests_running/ {sum += $2} END {print sum + 0}'"
 
 
 def test_events_pass_as_they_come(developer, gateway, stream):
@@ -27,14 +27,14 @@ def test_who_goes_away_frees_the_server(developer, stream):
 
 def test_reloads_lose_no_stream(developer, gateway, stream):
     count = reloads(gateway)
-    developer.check_output(f"rm -f /root/s.*; for n in $(seq 12); do ({stream(1500)} >/root/s.$n 2>&1 &); done")
+    developer.check_output(f"rm -f /root/s.*; for n in $(seq 20); do ({stream(1500)} >/root/s.$n 2>&1 &); done")
     wait(lambda: developer.check_output(RUNNING) != "0")
     for _ in range(3):
         gateway.check_output("systemctl reload ownmetal-gateway; sleep 1")
     assert reloads(gateway) == count + 3
-    wait(lambda: developer.check_output("cat /root/s.* | grep -c tokens || true") == "12", 240)
+    wait(lambda: developer.check_output("cat /root/s.* | grep -c tokens || true") == "20", 400)
     ends = [json.loads(line) for line in developer.check_output("cat /root/s.*").splitlines()]
-    assert [(end["status"], end["done"], end["tokens"]) for end in ends] == [(200, True, 1500)] * 12
+    assert [(end["status"], end["done"], end["tokens"]) for end in ends] == [(200, True, 1500)] * 20
 
 
 def test_a_key_has_limits_and_another_does_not_feel_them(developer, ask, stream):
@@ -73,13 +73,50 @@ def test_slow_headers_are_cut_off(developer):
     assert float(developer.check_output("python3 -c %s", script)) < 20
 
 
-def test_a_restart_of_the_only_server_is_waited_for(server, developer, ask):
-    """Killed and started again: who asks meanwhile gets an answer, late."""
-    server.check_output("systemctl kill -s KILL vllm@micro")
-    status, said = ask("/v1/responses", body={"model": "micro", "input": "hello"})
-    assert status == 200, said
-    assert "micro model" in said
-    wait(lambda: server.run("systemctl is-active vllm@micro").stdout.strip() == "active", 120)
+def test_a_restart_of_the_only_server_is_waited_for(server, developer, playbook, ask):
+    """Killed and started again, and the other one drained: who asks meanwhile gets an answer, late."""
+    assert playbook("gateways", gateway_drained=["server2"])[0] == 0
+    try:
+        server.check_output("systemctl kill -s KILL vllm@micro")
+        status, said = ask("/v1/responses", body={"model": "micro", "input": "hello"})
+        assert status == 200, said
+        assert "micro model" in said
+        wait(lambda: server.run("systemctl is-active vllm@micro").stdout.strip() == "active", 120)
+    finally:
+        assert playbook("gateways")[0] == 0
+
+
+def test_a_silence_longer_than_any_common_limit_is_waited_for(gateway, developer, keys):
+    """A stand-in for a model that thinks for 75 s between two events: the real one cannot be made to."""
+    gateway.check_output("cat >/run/silent.py <<'E'" + SILENT + "E\nsystemd-run --quiet --collect --unit=silent python3 /run/silent.py")
+    config = gateway.check_output("cat /etc/ownmetal-gateway/nginx.conf")
+    try:
+        gateway.check_output("sed -i -E 's/server [0-9.]+:8001 /server 127.0.0.1:8199 /' /etc/ownmetal-gateway/nginx.conf")
+        gateway.check_output("systemctl reload ownmetal-gateway; sleep 1")
+        said = developer.check_output(
+            "umask 077; printf 'Authorization: Bearer %%s' %s >/root/.header; curl -sN -H @/root/.header "
+            "-H 'Content-Type: application/json' -d %s https://gw1/v1/responses; rm /root/.header",
+            keys["anna"],
+            '{"model": "micro", "input": "x", "stream": true}',
+        )
+        assert said.split() == ["data:", "first", "data:", "last"]
+    finally:
+        gateway.run_expect([0], "cat >/etc/ownmetal-gateway/nginx.conf <<'E'\n" + config + "\nE")
+        gateway.check_output("systemctl stop silent; systemctl reload ownmetal-gateway")
+
+
+SILENT = """
+import http.server, time
+class Silent(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"data: first\\n\\n")
+        time.sleep(75)
+        self.wfile.write(b"data: last\\n\\n")
+http.server.ThreadingHTTPServer(("127.0.0.1", 8199), Silent).serve_forever()
+"""
 
 
 def wait(true, seconds=60):

@@ -106,32 +106,72 @@ function M.route()
     return refuse(404, "invalid_request_error", "model_not_found", "there is no such model for this key: see /v1/models")
   end
   ngx.var.gateway_model, ngx.var.gateway_upstream = name, model.upstream
-  ngx.var.gateway_authorization, ngx.var.gateway_affinity = model.authorization, affinity(body)
+  ngx.var.gateway_authorization, ngx.var.gateway_affinity = model.authorizations[1], affinity(body)
+end
+
+-- A server answered 401: while the servers' own key is rotated some have the new one, and some the one before.
+function M.other_key()
+  local model = state.models[ngx.var.gateway_model]
+  local other = model.authorizations[2]
+  if not other or ngx.var.gateway_other_key ~= "" then
+    return refuse(502, "server_error", "bad_gateway", "the model's server refuses the gateway's own key: run playbooks/gateways.yml")
+  end
+  ngx.var.gateway_other_key = "asked"
+  ngx.var.gateway_authorization = other
+end
+
+-- GET from a server; returns the body of an answer of 200, or nothing
+local function get(address, path, header)
+  local host, port = address:match("^%[?(.-)%]?:(%d+)$")
+  local socket = ngx.socket.tcp()
+  socket:settimeouts(500, 500, 1000)
+  if not socket:connect(host, tonumber(port)) then return nil end
+  -- 1.0: the answer comes without pieces, and ends with the connection
+  socket:send("GET " .. path .. " HTTP/1.0\r\nHost: " .. host .. "\r\n" .. (header or "") .. "\r\n")
+  local text = socket:receive("*a")
+  socket:close()
+  return text and text:match("^HTTP/1%.%d 200.-\r\n\r\n(.*)$")
+end
+
+local function length_of(address, name, authorizations)
+  for _, authorization in ipairs(authorizations) do
+    local text = get(address, "/v1/models", "Authorization: " .. authorization .. "\r\n")
+    local answer = text and cjson.decode(text)
+    for _, row in ipairs(type(answer) == "table" and answer.data or {}) do
+      if row.id == name then return tonumber(row.max_model_len) end
+    end
+  end
+end
+
+-- What the servers themselves say, the least where they differ; asked at most every LENGTHS_SECONDS. Where none answers: the last that
+-- one said, and before that what the inventory has.
+local LENGTHS_SECONDS = 30
+local lengths = {}
+local function length(name, model)
+  local known = lengths[name]
+  if not known or ngx.now() >= known.until_ then
+    local least
+    for _, address in ipairs(model.servers) do
+      local found = length_of(address, name, model.authorizations)
+      least = found and math.min(least or found, found) or least
+    end
+    known = { until_ = ngx.now() + LENGTHS_SECONDS, value = least or known and known.value }
+    lengths[name] = known
+  end
+  return known.value or is_given(model.max_model_len) and model.max_model_len or nil
 end
 
 function M.models()
   local rows = {}
   for name, model in pairs(state.models) do
     if may_use(ngx.ctx.key, name) then
-      local length = is_given(model.max_model_len) and model.max_model_len or nil
-      rows[#rows + 1] = { id = name, object = "model", created = 0, owned_by = "vllm", max_model_len = length }
+      rows[#rows + 1] = { id = name, object = "model", created = 0, owned_by = "vllm", max_model_len = length(name, model) }
     end
   end
   table.sort(rows, function(one, other) return one.id < other.id end)
   ngx.header.content_type = "application/json"
   -- cjson writes an empty table as {}
   ngx.say('{"object":"list","data":', #rows > 0 and cjson.encode(rows) or "[]", "}")
-end
-
-local function healthy(address)
-  local host, port = address:match("^%[?(.-)%]?:(%d+)$")
-  local socket = ngx.socket.tcp()
-  socket:settimeouts(500, 500, 1000)
-  if not socket:connect(host, tonumber(port)) then return false end
-  socket:send("GET /health HTTP/1.0\r\nHost: " .. host .. "\r\n\r\n")
-  local line = socket:receive("*l")
-  socket:close()
-  return line ~= nil and line:match("^HTTP/1%.%d 200") ~= nil
 end
 
 -- No server took the request, and nothing of an answer has been sent: wait for one, then ask again. nginx follows ten of
@@ -147,7 +187,7 @@ function M.hold()
   if turn then ngx.sleep(math.min(1, math.max(0, finish - now))) end
   while ngx.now() < finish do
     for _, address in ipairs(state.models[ngx.var.gateway_model].servers) do
-      if healthy(address) then return end
+      if get(address, "/health") then return end
     end
     ngx.sleep(0.5)
     ngx.update_time()

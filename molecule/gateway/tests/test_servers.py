@@ -1,0 +1,72 @@
+"""Two servers of one model: where requests go, and what happens to them when a server is stopped, killed or upgraded."""
+
+import json
+import time
+
+import pytest
+
+LOG = "/var/log/ownmetal-gateway/access.log"
+
+
+def asked(ask, gateway, conversation):
+    """Ask within a conversation; return the servers that were tried."""
+    status, said = ask("/v1/responses", body={"model": "micro", "input": "hello", "prompt_cache_key": conversation})
+    assert status == 200, said
+    return json.loads(gateway.check_output(f"tail -n 1 {LOG}"))["server"].split(", ")
+
+
+@pytest.fixture
+def without_server2(server2):
+    server2.check_output("systemctl stop vllm@micro")
+    yield
+    server2.check_output("systemctl start vllm@micro")
+
+
+def test_a_conversation_stays_with_one_server_and_all_have_some(ask, gateway):
+    conversations = {name: asked(ask, gateway, f"conversation {name}") for name in range(12)}
+    assert all(len(tried) == 1 for tried in conversations.values())
+    assert len({tried[0] for tried in conversations.values()}) == 2
+    assert {name: asked(ask, gateway, f"conversation {name}") for name in range(12)} == conversations
+
+
+def test_a_server_that_is_away_costs_a_try_at_the_other(ask, gateway, without_server2):
+    tried = [asked(ask, gateway, f"conversation {name}") for name in range(12)]
+    assert any(len(one) == 2 for one in tried), tried
+    assert len({one[-1] for one in tried}) == 1
+
+
+def test_a_server_that_is_killed_under_load_costs_only_what_it_was_saying(server2, load):
+    time.sleep(10)
+    server2.check_output("systemctl kill -s KILL vllm@micro")
+    time.sleep(60)
+    said = load()
+    print(said)
+    assert set(said) <= {"200 whole", "cut"}, said
+    assert said.get("cut", 0) <= 4  # of four at a time, those whose first byte had come
+    assert said["200 whole"] > 20, said
+    wait(lambda: server2.run("systemctl is-active vllm@micro").stdout.strip() == "active", 240)
+
+
+def test_a_new_servers_key_refuses_nobody_and_cuts_nothing(server, playbook, load, keys, gateway):
+    """Both servers restart, drained by the gateway one after another."""
+    old = keys["internal"]
+    code, said = playbook("rotate_server_key")
+    counts = load()
+    assert code == 0, said
+    assert set(counts) == {"200 whole"}, counts
+    print(counts)
+    direct = "umask 077; printf 'Authorization: Bearer %%s' %s >/root/.header; curl -s -o /dev/null -w '%%{http_code}' -H @/root/.header %s"
+    for host in ("server1", "server2"):
+        assert gateway.check_output(direct, old, f"http://{host}:8001/v1/models") == "401"
+    assert " drained" not in gateway.check_output("cat /etc/ownmetal-gateway/nginx.conf")
+    assert json.loads(gateway.check_output("cat /etc/ownmetal-gateway/state.json"))["models"]["micro"]["authorizations"][1:] == []
+    code, said = playbook("site")
+    assert code == 0, said
+    assert said.count("changed=0") == said.count("unreachable=0"), said
+
+
+def wait(true, seconds=60):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.5)
