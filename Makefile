@@ -13,7 +13,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 LAB := $(ROOT) $(TOOLS)/bin/python -m lab
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ownmetal
 
-.PHONY: help site plan facts flags verify uninstall lab-up lab-down test lint unit molecule molecule-vllm molecule-cuda bench relock docs build tools clean
+.PHONY: help site plan facts flags verify uninstall lab-up lab-down test lint unit molecule molecule-vllm molecule-cuda molecule-gateway bench relock docs build tools clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ molecule-vllm: tools .cache/micro-model ## the model servers' life on two lab ho
 
 molecule-cuda: tools .cache/micro-model ## driver and toolkit, from packages that stand in for the vendor's, on two lab hosts without a GPU
 	python tests/run.py cuda
+
+molecule-gateway: tools .cache/micro-model ## two servers, a gateway before them, two teams: doors, streams, rotation, what comes and goes
+	python tests/run.py gateway
 
 bench: tools .cache/micro-model ## measure against a plain role with stock modules (docs/speed.md): make bench BENCH="--full environment"
 	python bench/run.py $(BENCH)

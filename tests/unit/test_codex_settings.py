@@ -21,6 +21,9 @@ GOOD = {
     "host": "dev1",
 }
 
+KEYS = [{"team": "red", "name": "anna"}, {"team": "blue", "name": "gone", "state": "absent"}]
+GATEWAY = {"gateway": "gw1", "gateway_key": "red/anna", "gateway_keys": KEYS, "own_key": False}
+
 REFUSED = [
     ({"users": []}, "codex_users: names no one."),
     ({"users": "dev"}, "codex_users: names no one."),
@@ -39,6 +42,10 @@ REFUSED = [
     ({"instances": [{**INSTANCE, "max_model_len": None}]}, "vllm_instances micro: max_model_len: is not set, and without it Codex"),
     ({"instances": [{**INSTANCE, "host": "127.0.0.1"}]}, "vllm_instances micro: host: 127.0.0.1 is reached from server1 alone"),
     ({"instances": [{**INSTANCE, "host": "localhost"}]}, 'such as "{{ ansible_host }}"'),
+    ({**GATEWAY, "gateway_key": ""}, "codex_gateway_key: is empty, and Codex of dev1 asks the gateway gw1 with a key of its own. Write"),
+    ({**GATEWAY, "gateway_key": "", "gateway_keys": []}, "TEAM/NAME of an entry of gateway_keys; there is none yet."),
+    ({**GATEWAY, "gateway_key": "red/ana"}, "codex_gateway_key: gateway_keys has no red/ana. Did you mean red/anna?"),
+    ({**GATEWAY, "gateway_key": "blue/gone"}, "codex_gateway_key: gateway_keys has no blue/gone."),
 ]
 
 
@@ -51,6 +58,8 @@ def test_a_mistake_is_named_once(change, sentence):
 
 ACCEPTED = [
     {},
+    GATEWAY,
+    {**GATEWAY, "gateway_key": "", "own_key": True},
     {"model": "small"},
     {"version": "0.95.0", "install": False},
     {"version": "0.170.0-alpha.1", "install": False},
