@@ -143,11 +143,11 @@ def load(developer, stream):
     developer.check_output("(python3 /root/load.py >/root/load.out 2>&1 &)")
 
     def ended():
-        developer.check_output("touch /root/stop; for n in $(seq 400); do pgrep -f load.py >/dev/null || break; sleep 1; done")
+        developer.check_output("touch /root/stop; for n in $(seq 400); do pgrep -f '[l]oad.py' >/dev/null || break; sleep 1; done")
         return json.loads(developer.check_output("cat /root/load.out"))
 
     yield ended
-    developer.run("touch /root/stop; sleep 2; pkill -f load.py; rm -f /root/load.py /root/load.out")
+    developer.run("touch /root/stop; sleep 2; pkill -f [l]oad.py; rm -f /root/load.py /root/load.out")
 
 
 def reloads(gateway):
