@@ -79,7 +79,7 @@ PARTS = (
     Part(
         "gateway",
         20,
-        "a gateway before a model server: who is let in, streams, limits, restarts, revocation, the real Codex through it",
+        "a gateway before two model servers: who is let in, streams, limits, restarts, rotation, the real Codex through it",
         ("molecule test --scenario-name gateway",),
         "molecule destroy --scenario-name gateway",
         asked=True,  # its files have passed one by one, and not yet as one run
