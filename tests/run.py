@@ -74,7 +74,7 @@ PARTS = (
         "driver and toolkit from a vendor's repository that real apt and real dnf resolve, on servers with stand-ins for GPUs",
         ("molecule test --scenario-name cuda",),
         "molecule destroy --scenario-name cuda",
-        asked=True,  # not run as one since it grew: what has run is in roles/cuda/README.md
+        asked=True,  # not run as one since it grew
     ),
     Part(
         "gateway",
