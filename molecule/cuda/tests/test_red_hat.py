@@ -61,10 +61,7 @@ def state(server):
     )
 
 
-OPEN = "failed in its last run for a reason that was not found yet: the installation of version 10 is proved by the next test"
-
-
-@pytest.mark.parametrize("number", ["9", pytest.param("10", marks=pytest.mark.xfail(reason=OPEN))])
+@pytest.mark.parametrize("number", ["9", "10"])
 def test_a_bare_server_and_what_is_left_of_it(release, play, number):
     server = release(number)
     before = state(server)
