@@ -34,9 +34,9 @@ CHANGE_MEMORY = (
 )
 # flags by which vLLM reads another description of the model than its config.json
 OTHER_CONFIG = ("hf-config-path", "config-format")
-# of the configuration that roles/codex writes (vars/main.yml; a test compares them)
 NEWEST_CODEX = "0.169.0"  # that roles/codex locks (a test compares them)
-WRITTEN_BY_ROLE = {"web_search": "disabled", "agents.enabled": False}
+# of the configuration that roles/codex writes, by version (codex_config.py; a test compares them)
+WRITTEN_BY_ROLE = {"web_search": "disabled", "agents.enabled": False, "features.multi_agent": False}
 ANY_FORMAT = ("hf", "beam")  # parsers that read what the checkpoint itself describes (vLLM 0.33)
 LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 

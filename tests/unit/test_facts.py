@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "plugins/module_utils/data"
 FACTS = yaml.safe_load((DATA / "facts.yml").read_text())
 FAMILIES = {family.name: family for family in compatibility.families()}
-CODEX_ROLE = {"web_search": "disabled", "agents.enabled": False}  # what avoids a pair can be set
+CODEX_ROLE = {"web_search": "disabled", "agents.enabled": False, "features.multi_agent": False}  # what avoids a pair can be set
 
 
 def listed(source):

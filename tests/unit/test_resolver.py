@@ -7,11 +7,13 @@ hosts are what module_utils/observe.py would have seen of such a machine.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from pathlib import Path
 
 import pytest
-import yaml
+from ansible_collections.ownmetal.codex.plugins.module_utils.codex_config import Choice, Wanted, config
+from ansible_collections.ownmetal.codex.plugins.module_utils.compatibility import pairs
 from ansible_collections.ownmetal.codex.plugins.module_utils.host_rules import Host
 from ansible_collections.ownmetal.codex.plugins.module_utils.model_rules import WRITTEN_BY_ROLE
 from ansible_collections.ownmetal.codex.plugins.module_utils.planner import plan, report
@@ -910,7 +912,12 @@ def test_what_may_fail_is_a_warning(case):
     assert case.name != "the same, mended" or "CVE-2026-22778" not in said
 
 
-def test_what_is_taken_for_written_by_the_role_is():
-    """model_rules judges what Codex sends by what roles/codex writes."""
-    written = yaml.safe_load((ROOT / "roles/codex/vars/main.yml").read_text())["__codex_config"]
-    assert {key: written["agents"]["enabled"] if key == "agents.enabled" else written[key] for key in WRITTEN_BY_ROLE} == WRITTEN_BY_ROLE
+@pytest.mark.parametrize("version", ["0.107.0", "0.134.0", "0.160.0", "0.169.0"])
+def test_what_is_taken_for_written_by_the_role_is(version):
+    """model_rules judges what Codex sends by what roles/codex writes, where a pair asks for it."""
+    written = config(Wanted(version, [Choice("vllm", "m", "http://s/v1", 1024)], {"m": 1024}, "KEY"))
+    asked = {key for pair in pairs(version, "0.20.0", "gpt-oss") for key, value in pair.set.items() if value is not None}
+    assert asked <= set(WRITTEN_BY_ROLE)
+    for key in asked:
+        *tables, name = key.split(".")
+        assert functools.reduce(lambda table, part: table[part], tables, written)[name] == WRITTEN_BY_ROLE[key]
