@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from lab.codex_stand_in import Seen, stand_in
+from plugins.module_utils import codex_catalogue
 from plugins.module_utils import codex_config as core
 from plugins.module_utils.toml_merge import dump_toml
 
@@ -102,14 +103,15 @@ def wanted(cell: Cell, url: str, home: Path) -> core.Wanted:
     choices = [core.Choice("vllm", "large", url, MODELS["large"]), core.Choice("vllm-small", "small", url, MODELS["small"])]
     guide = {"env": {"RUST_LOG": "error"}, "model_options": {"temperature": 0.2}} if cell.dialect == "guide" else None
     key = core.key_command("key", own_home=cell.place == "user") if cell.auth == "file" else None
-    return core.Wanted(cell.version, choices, MODELS, "VLLM_API_KEY", key, catalogue=str(home / core.CATALOGUE), guide=guide)
+    return core.Wanted(cell.version, choices, MODELS, "VLLM_API_KEY", key, catalogue=str(home / "models.json"), guide=guide)
 
 
 def write(cell: Cell, url: str, home: Path, machine: Path) -> core.Wanted:
     """Write the files of a cell."""
     want = wanted(cell, url, home)
     config = core.config(want)
-    config.pop("ownmetal_absent")
+    for instruction in ("ownmetal_absent", "ownmetal_retired"):
+        del config[instruction]
     if cell.bare:
         config = {key: config[key] for key in ("model", "model_provider", "model_providers")}
     folder = machine if cell.place == "machine" else home
@@ -126,7 +128,7 @@ def write(cell: Cell, url: str, home: Path, machine: Path) -> core.Wanted:
     (folder / "config.toml").write_text(dump_toml(config))
     for name, profile in core.profiles(want).items():
         (folder / f"{name}.config.toml").write_text(dump_toml(profile))
-    (home / core.CATALOGUE).write_text(core.catalogue(want))
+    (home / "models.json").write_text(codex_catalogue.catalogue(want))
     (home / "key").write_text(f"{KEY}\n")
     return want
 

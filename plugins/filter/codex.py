@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, the ownmetal.codex authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The filters of roles/codex: thin faces of module_utils/codex_settings.py and toml_merge.py."""
+"""The filters of roles/codex: thin faces of module_utils/codex_settings.py, codex_files.py and toml_merge.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.ownmetal.codex.plugins.module_utils import codex_files
 from ansible_collections.ownmetal.codex.plugins.module_utils import codex_settings as core
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 
@@ -27,36 +28,52 @@ def host_problems(observed: Mapping[str, Any], host: str, link: str, directory: 
     return [str(refused) for refused in core.host_problems(observed, host, link, directory, list(machines))]
 
 
+def version_problems(version: str, settings: Mapping[str, Any]) -> list[str]:
+    """Return the sentences about what the Codex that is on a machine cannot do."""
+    return [str(refused) for refused in core.version_problems(version, settings)]
+
+
 def serving(instances: Sequence[Mapping[str, Any]], model: str) -> Optional[Mapping[str, Any]]:
     """Return the instance that serves the model."""
     return core.serving(instances, model)
 
 
-def kept_paths(users: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the paths by which one sees for whom something was merged already, and who had a file before."""
-    return [path(user["name"]) for user in users for path in (core.merged_path, core.before_path)]
+def urls(instances: Sequence[Mapping[str, Any]], models: Sequence[str]) -> list[str]:
+    """Return the base URLs that serve the models, each once."""
+    found = [core.serving(instances, model) for model in models]
+    return list(dict.fromkeys(instance["base_url"] for instance in found if instance))
 
 
-def files(
-    users: Sequence[Mapping[str, Any]], provider: str, api_key: Optional[str], program: str, seen: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Return the tree's entries for all users; ``seen`` is what was observed of the kept paths, or nothing yet."""
-    entries = []
-    for user in users:
-        first = not seen.get(core.merged_path(user["name"]), {}).get("exists", False)
-        entries += core.user_files(user["name"], provider, api_key, program, first)
-    return entries
+def _places(users: Sequence[Mapping[str, Any]], profiles: Sequence[Mapping[str, Any]]) -> list[str]:
+    return codex_files.merge_places([user["name"] for user in users], [profile["name"] for profile in profiles])
+
+
+def kept_paths(users: Sequence[Mapping[str, Any]], profiles: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the paths by which one sees what was merged already, and where there was a file before."""
+    return [beside(path) for path in _places(users, profiles) for beside in (codex_files.merged_path, codex_files.before_path)]
+
+
+def machine_files(given: Mapping[str, Any], seen: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the tree's entries of all users together; ``seen`` is what was observed of the kept paths, or nothing yet."""
+    return codex_files.machine_entries(codex_files.plan(given), seen)
+
+
+def user_files(given: Mapping[str, Any], seen: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the tree's entries of each user."""
+    plan = codex_files.plan(given)
+    return [entry for user in plan.users for entry in codex_files.user_entries(plan, user, seen)]
 
 
 def absent_files(
-    users: Sequence[Mapping[str, Any]], provider: str, merged: Mapping[str, str], seen: Mapping[str, Any]
+    users: Sequence[Mapping[str, Any]],
+    profiles: Sequence[Mapping[str, Any]],
+    provider: str,
+    merged: Mapping[str, str],
+    seen: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Return the tree's entries that uninstall; ``merged`` is, by path, what was merged; ``seen`` is what was observed."""
-    entries = []
-    for name in (user["name"] for user in users):
-        kept = seen[core.before_path(name)]["exists"]
-        entries += core.absent_user_files(name, provider, merged.get(core.merged_path(name)), kept)
-    return entries
+    people, names = [user["name"] for user in users], [profile["name"] for profile in profiles]
+    return codex_files.absent_entries(people, provider, names, merged, seen)
 
 
 def to_toml(data: Mapping[str, Any]) -> str:
@@ -77,9 +94,12 @@ class FilterModule:
         return {
             "codex_problems": problems,
             "codex_host_problems": host_problems,
+            "codex_version_problems": version_problems,
             "codex_serving": serving,
+            "codex_urls": urls,
             "codex_kept_paths": kept_paths,
-            "codex_files": files,
+            "codex_machine_files": machine_files,
+            "codex_user_files": user_files,
             "absent_codex_files": absent_files,
             "to_toml": to_toml,
         }

@@ -8,7 +8,6 @@ the catalogue of models come out. Which version has which key is in data/facts.y
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -17,25 +16,13 @@ from . import compatibility
 
 PROFILE_FILES = (0, 134)  # from here on a profile is a file of its own, and `profile =` stops Codex from starting
 STRICT = (0, 131)  # has --strict-config
+RESERVES = (0, 108)  # 0.107 lets one redefine its own providers, 0.130 does not start
+RESERVED = ("amazon-bedrock", "lmstudio", "ollama", "openai")  # those
 REQUIREMENTS = (0, 157)  # requirements.toml can name the provider from 0.156.1 on
-CATALOGUE = "ownmetal-models.json"
 OUTPUT_LIMIT = 10_000  # tokens of one command's output
+GUIDE_KEYS = ("custom_model", "custom_model_provider", "suppress_event_logs", "model_options", "env")
+GUIDE_FEATURES = {"streamable_shell": True, "web_search_request": False}
 COMPACTS_AT = (3, 4)  # of the context: the rest is for the summary, and for what the tokens were guessed wrong
-
-# What a model that Codex does not know is told, instead of 17,000 characters that are written for its vendor's models.
-INSTRUCTIONS = """\
-You are a coding agent that works in a terminal on the user's machine, in the folder that you were started in.
-
-- Do what the user asks for, all of it, and nothing else. When it is done, say in a few sentences what you did.
-- Use the shell tool for everything: to look at files, to change them, to build and to test. Never say that you ran a command
-  without having called the tool.
-- Look before you change: list the folder, search with rg or grep, read the part of the file that matters.
-- Change files with small edits, in the style of what stands around them. Do not touch what the task does not need.
-- Files named AGENTS.md hold the rules of a project: follow those of the folder and of the folders above it.
-- When a command fails, read what it printed and mend the cause. After two tries that fail alike, try another way or ask.
-- Prove what you did: run the tests or the program where there are any. Never claim what you did not see.
-- Never undo work of the user that you did not make, and never delete what cannot be had again, unless the user asks for it.
-"""
 
 
 @dataclass(frozen=True)
@@ -80,6 +67,59 @@ class Wanted:
         return self.key_command is not None and has_key(self.version, "model_providers.x.auth")
 
 
+def wanted(given: Mapping[str, Any]) -> Wanted:
+    """Return what the role's variables ask for.
+
+    ``given``: the variables without their prefix, profiles as [{name, model}], instances as a catalogue, live (by base URL, what the
+    servers say: {model: context length}), remembered (what they said in the last run) and catalogue (its path, or empty).
+    """
+    models = context_lengths(given["instances"], given["live"], given["remembered"])
+    named = [{"name": given["provider"], "model": given["model"], "label": given["provider_name"]}, *given["profiles"]]
+    choices = []
+    for entry in named:
+        url = next(one["base_url"] for one in given["instances"] if entry["model"] in one["served_model_name"])
+        label = entry.get("label") or f"{given['provider_name']}: {entry['model']}"
+        choices.append(Choice(entry["name"], entry["model"], url, models[url][entry["model"]], label))
+    own_home = given["place"] == "user" and not given["enforce"]
+    guide = {"model_options": given["model_options"], "http_headers": given["http_headers"]}
+    guide["env"] = {"RUST_LOG": given["rust_log"]} if given["rust_log"] else {}
+    return Wanted(
+        version=given["version"],
+        choices=choices,
+        models={name: length for url in dict.fromkeys(choice.base_url for choice in choices) for name, length in models[url].items()},
+        env_key=given["env_key"],
+        key_command=key_command(key_file(given["provider"]), own_home) if given["key_source"] == "file" else None,
+        guide=guide if given["dialect"] == "guide" else None,
+        approval_policy=given["approval_policy"],
+        sandbox_mode=given["sandbox_mode"],
+        mcp_servers=given["mcp_servers"],
+        features=given["features"],
+        catalogue=given["catalogue"] or None,
+        log_dir=given["log_dir"] or None,
+    )
+
+
+def context_lengths(
+    instances: Sequence[Mapping[str, Any]], live: Mapping[str, Mapping[str, int]], remembered: Mapping[str, int]
+) -> dict[str, dict[str, int]]:
+    """Return the context length of each served model, by base URL: what the server says, what it said last, what the inventory says."""
+    found: dict[str, dict[str, int]] = {}
+    for instance in instances:
+        url = instance["base_url"]
+        models = found.setdefault(url, dict(live.get(url, {})))
+        for name in instance["served_model_name"]:
+            known = remembered.get(name) if url not in live else None
+            length = models.get(name) or known or instance["max_model_len"]
+            if length:
+                models[name] = length
+    return found
+
+
+def key_file(provider: str) -> str:
+    """Return the name of the file with the provider's key, in Codex's home."""
+    return f"ownmetal-{provider}.key"
+
+
 def at_least(version: str, floor: tuple[int, int]) -> bool:
     """Tell whether a version is at least a minor version."""
     return tuple(compatibility.version_key(version).release[:2]) >= floor
@@ -106,10 +146,11 @@ def wire_api(version: str) -> str:
 
 
 def config(wanted: Wanted) -> dict[str, Any]:
-    """Return what config.toml has to hold for the version, with ``ownmetal_absent`` for what must not stand beside it."""
+    """Return what config.toml has to hold for the version, with the instructions of toml_merge for what must not stand beside it."""
     first = wanted.choices[0]
     found: dict[str, Any] = {
         "ownmetal_absent": list(_absent(wanted)),
+        "ownmetal_retired": list(_retired(wanted)),
         **_guide_top(wanted, first),
         **_of_choice(wanted, first),
         **_limits(wanted),
@@ -151,41 +192,11 @@ def enforced(wanted: Wanted) -> tuple[str, dict[str, Any]]:
     return "managed_config.toml", _for_version({**found, **quiet}, wanted, guide=False)
 
 
-def catalogue(wanted: Wanted, instructions: str = "") -> str:
-    """Return the catalogue of models as JSON: all that the servers have, in the order of their names."""
-    rows = [_catalogue_row(wanted, name, length, instructions or INSTRUCTIONS) for name, length in sorted(wanted.models.items())]
-    return json.dumps({"models": rows}, indent=1) + "\n"
-
-
-def _catalogue_row(wanted: Wanted, name: str, length: int, instructions: str) -> dict[str, Any]:
-    return {
-        "slug": name,
-        "display_name": name,
-        "description": "own server",
-        "supported_reasoning_levels": [],
-        "shell_type": "default",
-        "visibility": "list",
-        "supported_in_api": True,
-        "priority": 1 if name == wanted.choices[0].model else 2,
-        "support_verbosity": False,
-        "supports_reasoning_summaries": False,
-        "default_reasoning_summary": "none",
-        "truncation_policy": {"mode": "tokens", "limit": _output_limit(length)},
-        "supports_parallel_tool_calls": True,
-        "context_window": length,
-        "max_context_window": length,
-        "auto_compact_token_limit": _compacts_at(length),
-        "experimental_supported_tools": [],
-        "input_modalities": ["text"],
-        "base_instructions": instructions,
-    }
-
-
 def _of_choice(wanted: Wanted, choice: Choice) -> dict[str, Any]:
     """Return what switching to a choice sets; a file of its own can say the context too."""
     found: dict[str, Any] = {"model": choice.model, "model_provider": choice.name}
     if choice is not wanted.choices[0] and at_least(wanted.version, PROFILE_FILES) and not wanted.keeps_catalogue:
-        found.update(model_context_window=choice.length, model_auto_compact_token_limit=_compacts_at(choice.length))
+        found.update(model_context_window=choice.length, model_auto_compact_token_limit=compacts_at(choice.length))
     return found
 
 
@@ -197,20 +208,22 @@ def _limits(wanted: Wanted) -> dict[str, Any]:
     lengths = set(wanted.models.values()) | {choice.length for choice in wanted.choices}
     smallest = min(lengths)
     if len(lengths) > 1 and wanted.keeps_catalogue:
-        return {"model_catalog_json": wanted.catalogue, "tool_output_token_limit": _output_limit(smallest)}
+        return {"model_catalog_json": wanted.catalogue, "tool_output_token_limit": output_limit(smallest)}
     return {
         "model_catalog_json": wanted.catalogue,
         "model_context_window": smallest,
-        "model_auto_compact_token_limit": _compacts_at(smallest),
-        "tool_output_token_limit": _output_limit(smallest),
+        "model_auto_compact_token_limit": compacts_at(smallest),
+        "tool_output_token_limit": output_limit(smallest),
     }
 
 
-def _compacts_at(length: int) -> int:
+def compacts_at(length: int) -> int:
+    """Return at how many tokens of a context Codex sums up what was said."""
     return length * COMPACTS_AT[0] // COMPACTS_AT[1]
 
 
-def _output_limit(length: int) -> int:
+def output_limit(length: int) -> int:
+    """Return how many tokens of a command's output go into a context."""
     return min(length // 8, OUTPUT_LIMIT)
 
 
@@ -248,8 +261,24 @@ def _absent(wanted: Wanted) -> Iterator[list[str]]:
     yield from ([key] for key in ("model_context_window", "model_auto_compact_token_limit") if key not in limits)
     if not wanted.keeps_catalogue:
         yield ["model_catalog_json"]
-    if not has_key(wanted.version, "agents.enabled"):
-        yield ["agents", "enabled"]
+
+
+def _retired(wanted: Wanted) -> Iterator[dict[str, Any]]:
+    """Yield what a user's file may have from another version or a guide: it becomes a comment, and a provider gets another name."""
+    version = wanted.version
+    if at_least(version, RESERVES):
+        for name in RESERVED:
+            why = f"Codex {version} keeps the name {name} for itself: this provider is now {name}-own"
+            yield {"path": ["model_providers", name], "to": ["model_providers", f"{name}-own"], "why": why}
+    if wire_api(version) == "responses":
+        yield {
+            "path": ["model_providers", "*", "wire_api"],
+            "only": "chat",
+            "why": f"Codex {version} speaks the Responses API alone, and does not start with another",
+        }
+    for row in compatibility.missing_keys(version):
+        if wanted.guide is None or row.key not in (*GUIDE_KEYS, *(f"features.{name}" for name in GUIDE_FEATURES)):
+            yield {"path": row.key.split("."), "why": f"no key of Codex {version}; instead: {row.instead}"}
 
 
 def _guide_top(wanted: Wanted, first: Choice) -> dict[str, Any]:
@@ -264,15 +293,11 @@ def _guide_tables(wanted: Wanted) -> dict[str, Any]:
     return {"model_options": dict(wanted.guide.get("model_options") or {}), "env": dict(wanted.guide.get("env") or {})}
 
 
-GUIDE_KEYS = ("custom_model", "custom_model_provider", "suppress_event_logs", "model_options", "env")
-GUIDE_FEATURES = {"streamable_shell": True, "web_search_request": False}
-
-
 def _for_version(found: Mapping[str, Any], wanted: Wanted, guide: bool) -> dict[str, Any]:
     """Return the mapping less what is empty, and less what the version does not have; the fork's own keys stay for the fork."""
     kept: dict[str, Any] = {}
     for key, value in found.items():
-        if key == "ownmetal_absent" or (guide and key in GUIDE_KEYS):
+        if key in ("ownmetal_absent", "ownmetal_retired") or (guide and key in GUIDE_KEYS):
             kept[key] = value
         elif value is not None and value != {}:
             kept.update(_pruned({key: value}, wanted.version, ()))

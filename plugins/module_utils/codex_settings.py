@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, the ownmetal.codex authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What roles/codex is asked for: is it possible, and which files of a user does it make?"""
+"""What roles/codex is asked for: is it possible?"""
 
 from __future__ import annotations
 
@@ -8,46 +8,128 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
+from . import compatibility
 from .catalogue import is_local
+from .codex_config import RESERVED, at_least
 from .errors import Refused, nearest
 
-FIRST_RESPONSES = (0, 95)  # older ones speak only chat completions by default, and their config has other keys
+PACKAGED = (0, 134)  # npm brings the program as bin/codex
+MACHINE_WIDE = (0, 80)  # has /etc/codex/config.toml
 ASSUMED_CONTEXT = 272_000  # tokens; what Codex takes for the context of a model that it does not know
-RESERVED = ("amazon-bedrock", "lmstudio", "ollama", "openai")  # providers of its own, which Codex 0.169 lets no one redefine
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "max_tokens", "max_output_tokens", "repetition_penalty")
 USER = re.compile(r"[a-z_][a-z0-9_.-]*\$?")
 PROVIDER = re.compile(r"[A-Za-z0-9_-]+")
 VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:-[\w.]+)?")
-
-HOME = ".codex"
-BEFORE = "config.toml.before-ownmetal"  # the user's file as it was before the first merge
-MERGED = "config.toml.ownmetal"  # what was merged last: uninstalling goes by it, whatever the inventory says by then
-
-# Run as the user on the staged file, $2; its folder plays Codex's home. The links are for settings that name a file
-# relative to the home. Codex prints a refusal as JSON, of which the message is kept.
-VALIDATE = r"""
-cd "${2%/*}" || exit 1
-for file in ../*; do [ -e "${file##*/}" ] || ln -s "$file" .; done
-said=$(CODEX_HOME=$PWD "$1" app-server --strict-config --print-startup-config 2>/dev/null) && exit 0
-code=$?
-[ $code -ne 127 ] || said="there is no $1"
-echo "$said" | sed 's/.*"message":"failed to load configuration: /the strict validator of Codex says: /
-s/"}}$//; s/[^ ]*\.ownmetal-[^/]*\///'
-exit $code
-""".strip()
-
-
-def key_file(provider: str) -> str:
-    """Return the name of the file with the provider's key, in Codex's home."""
-    return f"ownmetal-{provider}.key"
 
 
 def problems(settings: Mapping[str, Any]) -> list[Refused]:
     """Return what is wrong with the inventory, all of it, so that it is mended in one go.
 
-    ``settings``: users, install, version, locked_version, provider, model, instances (a catalogue), servers_group, gateway (a host or
-    empty), gateway_key, gateway_keys and host (the inventory name of the developer machine).
+    ``settings``: the role's variables without their prefix, locked_version, instances (a catalogue), servers_group, gateway (a host
+    or empty), gateway_keys, own_key (no entry of those) and host (the inventory name of the developer machine).
     """
-    return [*_users(settings["users"]), *_version(settings), *_provider(settings["provider"]), *_model(settings), *_gateway(settings)]
+    found = [
+        *_users(settings),
+        *_version(settings),
+        *_provider(settings["provider"]),
+        *_model(settings, "codex_model", settings["model"]),
+        *_profiles(settings),
+        *_secrets(settings),
+        *_gateway(settings),
+    ]
+    return list({str(refused): refused for refused in found}.values())  # two models of one instance: said once
+
+
+def _users(settings: Mapping[str, Any]) -> Iterator[Refused]:
+    users = settings["users"]
+    if users == [] and settings["place"] == "machine" and settings["key_source"] == "environment":
+        return  # nothing is written into a home
+    if not isinstance(users, Sequence) or isinstance(users, str) or not users:
+        yield Refused("codex_users", "names no one.", "Write codex_users: [{name: dev}]")
+        return
+    seen = set()
+    for user in users:
+        name = user.get("name") if isinstance(user, Mapping) else None
+        if not isinstance(name, str) or not USER.fullmatch(name):
+            yield Refused("codex_users", f"{user!r} does not name a user.", "Begin each with: - name: NAME")
+        elif name in seen:
+            yield Refused(f"codex_users {name}", "stands twice in this list.", "Remove one of the two.")
+        seen.add(name)
+
+
+def _version(settings: Mapping[str, Any]) -> Iterator[Refused]:
+    version, locked = str(settings["version"]), settings["locked_version"]
+    if not VERSION.fullmatch(version):
+        yield Refused("codex_version", f"{version!r} is no version.", f"Write it as in {locked}.")
+    elif settings["install"] and version != locked:
+        instead = (
+            f"Remove codex_version, or lock the other one: in roles/codex/files/npm run npm install --package-lock-only "
+            f"--save-exact --omit-lockfile-registry-resolved @openai/codex@{version}"
+        )
+        yield Refused("codex_version", f"the lock of this role holds Codex {locked}, not {version}.", instead)
+    elif settings["install"] and not at_least(version, PACKAGED):
+        why = f"Codex {version} is packed in another way than those that the role installs."
+        yield Refused("codex_version", why, "Write 0.134.0 or newer, or install it yourself and set codex_install: false.")
+    elif settings["install"]:
+        yield from version_problems(version, settings)
+
+
+def version_problems(version: Optional[str], settings: Mapping[str, Any]) -> Iterator[Refused]:
+    """Yield what a version of Codex, installed by the role or found on the machine, cannot do."""
+    host, program = settings["host"], settings["program"]
+    if not version or not VERSION.fullmatch(version):
+        yield Refused(
+            f"codex_install on {host}", f"is false, and {program} does not run there.", "Remove it, or write codex_program: PATH."
+        )
+        return
+    known = compatibility.codex_range(version)
+    if known is None:
+        yield Refused(f"Codex {version} on {host}", "is older than all that are known.", f"Install {settings['locked_version']}.")
+    elif known.chat == "broken":
+        why = "cannot join the pieces in which a server sends a tool call."
+        yield Refused(f"Codex {version} on {host}", why, "Install 0.66.0 or newer, or remove codex_install: false.")
+    places = {"codex_place: machine": settings["place"] == "machine", "codex_enforce": settings["enforce"]}
+    for where in [name for name, asked in places.items() if asked and not at_least(version, MACHINE_WIDE)]:
+        yield Refused(where, f"Codex {version} on {host} reads nothing in /etc/codex.", "Remove it, or install 0.80.0 or newer.")
+
+
+def _provider(provider: str) -> Iterator[Refused]:
+    if provider in RESERVED:
+        yield Refused("codex_provider", f"Codex keeps the name {provider} for itself.", "Write another, such as vllm.")
+    elif not PROVIDER.fullmatch(provider):
+        yield Refused("codex_provider", f"{provider!r} cannot name a provider.", "Use letters, digits, - and _ alone.")
+
+
+def _profiles(settings: Mapping[str, Any]) -> Iterator[Refused]:
+    """Yield what is wrong with the models that people can switch to; what is wrong with all servers was said of the first."""
+    seen = {settings["provider"]}
+    for profile in settings["profiles"]:
+        name = str(profile.get("name", ""))
+        where = f"codex_profiles {name}"
+        if not PROVIDER.fullmatch(name) or name in RESERVED:
+            yield Refused("codex_profiles", f"{name!r} cannot name a profile and its provider.", "Write another, such as vllm-8b.")
+        elif name in seen:
+            yield Refused(where, "stands twice, or is codex_provider.", "Write another name.")
+        elif settings["instances"]:
+            yield from _model(settings, f"{where}: model", str(profile.get("model", "")))
+        seen.add(name)
+
+
+def _secrets(settings: Mapping[str, Any]) -> Iterator[Refused]:
+    """Yield sampling settings that Codex does not send, and keys in places that everyone can read."""
+    if any(str(name).lower() == "authorization" for name in settings["http_headers"]):
+        yield Refused(
+            "codex_http_headers: Authorization", "would stand in a file as it is.", "Remove it: the key comes from codex_key_source."
+        )
+    if settings["model_options"] and settings["dialect"] != "guide":
+        why = "is read by no Codex of upstream, which sends no sampling parameter."
+        instead = "Write them for the server: vllm_instances: args: override-generation-config."
+        yield Refused("codex_model_options", why, instead)
+    for name in SAMPLING:
+        if name in settings["extra"]:
+            why = "is no key of Codex, which sends no sampling parameter."
+            instead = f"Write it for the server: vllm_instances: args: override-generation-config: {{{name}: {settings['extra'][name]}}}."
+            yield Refused(f"codex_extra_config: {name}", why, instead)
 
 
 def _gateway(settings: Mapping[str, Any]) -> Iterator[Refused]:
@@ -65,45 +147,8 @@ def _gateway(settings: Mapping[str, Any]) -> Iterator[Refused]:
         )
 
 
-def _users(users: Any) -> Iterator[Refused]:
-    if not isinstance(users, Sequence) or isinstance(users, str) or not users:
-        yield Refused("codex_users", "names no one.", "Write codex_users: [{name: dev}]")
-        return
-    seen = set()
-    for user in users:
-        name = user.get("name") if isinstance(user, Mapping) else None
-        if not isinstance(name, str) or not USER.fullmatch(name):
-            yield Refused("codex_users", f"{user!r} does not name a user.", "Begin each with: - name: NAME")
-        elif name in seen:
-            yield Refused(f"codex_users {name}", "stands twice in this list.", "Remove one of the two.")
-        seen.add(name)
-
-
-def _version(settings: Mapping[str, Any]) -> Iterator[Refused]:
-    version, locked = str(settings["version"]), settings["locked_version"]
-    found = VERSION.fullmatch(version)
-    if not found:
-        yield Refused("codex_version", f"{version!r} is no version.", f"Write it as in {locked}.")
-    elif (int(found[1]), int(found[2])) < FIRST_RESPONSES:
-        why = f"Codex {version} asks for chat completions, and this role configures the Responses API."
-        yield Refused("codex_version", why, f"Write 0.95.0 or newer, such as {locked}.")
-    elif settings["install"] and version != locked:
-        instead = (
-            f"Remove codex_version, or lock the other one: in roles/codex/files/npm run npm install --package-lock-only "
-            f"--save-exact --omit-lockfile-registry-resolved @openai/codex@{version}"
-        )
-        yield Refused("codex_version", f"the lock of this role holds Codex {locked}, not {version}.", instead)
-
-
-def _provider(provider: str) -> Iterator[Refused]:
-    if provider in RESERVED:
-        yield Refused("codex_provider", f"Codex keeps the name {provider} for itself.", "Write another, such as vllm.")
-    elif not PROVIDER.fullmatch(provider):
-        yield Refused("codex_provider", f"{provider!r} cannot name a provider.", "Use letters, digits, - and _ alone.")
-
-
-def _model(settings: Mapping[str, Any]) -> Iterator[Refused]:
-    model, instances, host = settings["model"], settings["instances"], settings["host"]
+def _model(settings: Mapping[str, Any], variable: str, model: str) -> Iterator[Refused]:
+    instances, host = settings["instances"], settings["host"]
     if not instances:
         group = settings["servers_group"]
         yield Refused("codex_instances", f"no host of the group {group} has an instance.", f"Add vllm_instances to the hosts of {group}.")
@@ -111,7 +156,7 @@ def _model(settings: Mapping[str, Any]) -> Iterator[Refused]:
     instance = serving(instances, model)
     if instance is None:
         names = sorted({name for one in instances for name in one["served_model_name"]})
-        yield Refused("codex_model", f"no instance serves {model!r}.", nearest(model, names, f"They serve: {', '.join(names)}."))
+        yield Refused(variable, f"no instance serves {model!r}.", nearest(model, names, f"They serve: {', '.join(names)}."))
         return
     where, server = f"vllm_instances {instance['name']}", instance["server"]
     if instance["max_model_len"] is None:
@@ -143,50 +188,3 @@ def host_problems(observed: Mapping[str, Any], host: str, link: str, directory: 
 def serving(instances: Sequence[Mapping[str, Any]], model: str) -> Optional[Mapping[str, Any]]:
     """Return the first instance that serves ``model``, or None."""
     return next((one for one in instances if model in one["served_model_name"]), None)
-
-
-def merged_path(user: str) -> str:
-    """Return where a user's MERGED is."""
-    return f"~{user}/{HOME}/{MERGED}"
-
-
-def before_path(user: str) -> str:
-    """Return where a user's BEFORE is, if there was a file."""
-    return f"~{user}/{HOME}/{BEFORE}"
-
-
-def user_files(user: str, provider: str, api_key: Optional[str], program: str, first: bool) -> list[dict[str, Any]]:
-    """Return the tree's entries for one user; ``program`` judges the configuration. Without a key its file goes.
-
-    ``first``: nothing was merged for this user before, so a file that is there is the user's own, and is kept aside.
-    """
-    home = f"~{user}/{HOME}"
-    key = f"{home}/{key_file(provider)}"
-    template = {"template": "home/.codex/config.toml.j2", "mode": "0600"}
-    return [
-        {"dest": home, "state": "directory", "mode": "0700"},
-        {"dest": key, "secret": True, **({"content": f"{api_key}\n", "mode": "0600"} if api_key else {"state": "absent"})},
-        {
-            **template,
-            "dest": f"{home}/config.toml",
-            "merge": "toml",
-            **({"original": before_path(user)} if first else {}),
-            "validate": ["/bin/sh", "-c", VALIDATE, "sh", program, "%s"],
-        },
-        {**template, "dest": merged_path(user)},
-    ]
-
-
-def absent_user_files(user: str, provider: str, merged: Optional[str], kept: bool) -> list[dict[str, Any]]:
-    """Return the tree's entries that take away what :func:`user_files` made.
-
-    ``merged`` is what MERGED holds, None where nothing was merged; ``kept`` says whether BEFORE is there.
-    """
-    home = f"~{user}/{HOME}"
-    config = {"dest": f"{home}/config.toml", "state": "absent", "merge": "toml", "content": merged}
-    original = {"original": before_path(user)} if kept else {}
-    return [
-        *([{**config, **original}] if merged else []),
-        {"dest": merged_path(user), "state": "absent"},
-        {"dest": f"{home}/{key_file(provider)}", "state": "absent", "secret": True},
-    ]

@@ -310,6 +310,11 @@ def config_key(key: str) -> Optional[ConfigKey]:
     return next((row for row in _rows("config_keys", ConfigKey) if fnmatch.fnmatchcase(key, row.key)), None)
 
 
+def missing_keys(version: str) -> tuple[ConfigKey, ...]:
+    """Return the keys that a version of Codex does not have, and for which there is something to write instead."""
+    return tuple(row for row in _rows("config_keys", ConfigKey) if row.instead and not row.in_version(version))
+
+
 def pairs(codex: str, vllm: str, family: Optional[str]) -> tuple[Pair, ...]:
     """Return what is known against a version of Codex with a release of vLLM and a family (its name, None where it is not known)."""
     return tuple(row for row in _rows("pairs", Pair) if _concerns(row, codex, vllm, family))

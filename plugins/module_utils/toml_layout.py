@@ -15,6 +15,8 @@ from typing import Optional
 import tomlkit
 
 Path = tuple[str, ...]
+COMMENTED = "#ownmetal# "  # before each line that was turned into a comment, to come back some day
+REASON = "#ownmetal: "  # before the line that says why
 
 _STRING = re.compile(
     r'"""(?:[^\\]|\\.)*?"""(?:"{0,2})'  # a multi-line string may end in two quotes of its own
@@ -97,6 +99,23 @@ class Layout:
                 return layout
             layout = layout._without(found[-1])
 
+    def comment(self, path: Path, why: str) -> Layout:
+        """Turn the lines of the key or the table at ``path`` into comments, below a line that says ``why``.
+
+        What stands inside braces has no line of its own, and is deleted.
+        """
+        text, lines = self.text, set()
+        for entry in self.entries:
+            if entry.path[: len(path)] == path and not entry.inline:
+                at = self._line_start(entry.start)
+                while at < entry.end:
+                    lines.add(at)
+                    at = self._line_end(at)
+        for at in sorted(lines, reverse=True):
+            reason = f"{REASON}{why}{self._eol}" if at == min(lines) else ""
+            text = f"{text[:at]}{reason}{COMMENTED}{text[at:]}"
+        return Layout(text).delete(path)
+
     # -- finding ---------------------------------------------------------------------------------
 
     def _innermost_inline(self, path: Path) -> Optional[Entry]:
@@ -161,10 +180,14 @@ class Layout:
 
     def _at_start(self, line: str) -> Layout:
         """Put the first top-level key above the first header and the comment that is attached to it."""
-        if not self.entries:
+        # a header that comes back some day counts: what stood below it would be in its table
+        asleep = re.search(rf"^{COMMENTED}\[", self.text, re.MULTILINE)
+        starts = [self.entries[0].start] if self.entries else []
+        starts += [asleep.start()] if asleep else []
+        if not starts:
             gap = "" if self.text.endswith("\n") or not self.text else self._eol
             return self._splice(len(self.text), len(self.text), f"{gap}{line}{self._eol}")
-        at = self._line_start(self.entries[0].start)
+        at = self._line_start(min(starts))
         while at and self.text[self._line_start(at - 1) : at].lstrip().startswith("#"):
             at = self._line_start(at - 1)
         return self._splice(at, at, f"{line}{self._eol}{self._eol}")

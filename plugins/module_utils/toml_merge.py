@@ -6,24 +6,30 @@ Runs on the controller only. tomlkit reads and judges; the text is changed by th
 that do it (``toml_layout``), since tomlkit's own editing moves comments and keys between tables.
 Every result is read back and compared with what it ought to hold before anyone gets to see it.
 
-A managed text may hold ``ownmetal_absent``, an array of paths (arrays of keys): keys that must not
-stand beside the managed ones. It is an instruction and is never written.
+A managed text may hold two instructions, which are never written:
+
+- ``ownmetal_absent``, an array of paths (arrays of keys): keys that must not stand beside the managed ones.
+- ``ownmetal_retired``, an array of tables: keys that their reader does not take (``path``, where ``*`` is any key; ``only`` with
+  this value) become comments below a line that says ``why``, and what stood there is written at ``to`` where that is given.
+  Merging again, or taking the managed keys out, brings them back first.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tomlkit
 from tomlkit.exceptions import ConvertError, ParseError, TOMLKitError
 
 from .errors import Refused
-from .toml_layout import Layout, Path
+from .toml_layout import COMMENTED, REASON, Layout, Path
 
 ABSENT = "ownmetal_absent"
+RETIRED = "ownmetal_retired"
 
 _BOM = "\ufeff"
 _MISSING = object()
@@ -32,16 +38,21 @@ _MISSING = object()
 Edit = tuple[Path, Any]
 
 
-def merge_toml(existing: str, managed: str, where: str = "config.toml") -> str:
+def merge_toml(existing: str, managed: str, where: str = "config.toml", previous: str = "", original: str = "") -> str:
     """Return ``existing`` with every key of ``managed`` in it.
 
     Managed keys win one by one; all else of ``existing`` stays as it is, to the byte. An empty
     ``existing`` becomes ``managed``, comments included. ``where`` names the file in a refusal.
+    Of ``previous``, which was merged before, what is not managed any more goes, or back to what it
+    was in ``original``, the file before the first merge.
     Raises Refused when ``existing`` is no TOML.
     """
-    wanted, absent = _managed(managed, where)
+    wanted, absent, retired = _managed(managed, where)
     if not existing.strip(_BOM + " \t\r\n"):
-        return Layout(managed).delete((ABSENT,)).text.lstrip("\n") if absent else managed
+        return Layout(managed).delete((ABSENT,)).delete((RETIRED,)).text.lstrip("\n") if absent or retired else managed
+    if previous:
+        existing = _without_stale(existing, previous, (wanted, retired), original, where)
+    existing = _retire(_restore(existing, where), retired, wanted, where)
     data = _parse(existing, where)
     edits: list[Edit] = [(path, _MISSING) for path in absent if _get(data, path) is not _MISSING]
     edits += [(path, value) for path, value in _leaves(wanted) if not _same(_get(data, path), value)]
@@ -58,13 +69,10 @@ def unmerge_toml(existing: str, managed: str, original: str, where: str = "confi
     """
     if existing == merge_toml(original, managed, where):
         return original
-    wanted, absent = _managed(managed, where)
+    wanted, absent, retired = _managed(managed, where)
+    existing = _unmoved(_restore(existing, where), retired, where)
     data, before = _parse(existing, where), _parse(original, f"{where}, its backup")
-    edits: list[Edit] = []
-    for path, value in _leaves(wanted):
-        was = _get(before, path)
-        if _same(_get(data, path), value) and not _same(was, value):
-            edits += [(path, _MISSING), *_leaves_of(was, path)] if isinstance(was, dict) else [(path, was)]
+    edits = list(_taken_back(data, before, _leaves(wanted)))
     for path in absent:
         if _get(data, path) is _MISSING:
             edits += _leaves_of(_get(before, path), path)
@@ -96,10 +104,84 @@ def _dump(data: Mapping[str, Any], path: Path) -> Iterator[str]:
         yield from _dump(value, (*path, key))
 
 
-def _managed(managed: str, where: str) -> tuple[dict[str, Any], list[Path]]:
-    """Return the managed keys, and the paths that must be absent."""
+def _managed(managed: str, where: str) -> tuple[dict[str, Any], list[Path], list[dict[str, Any]]]:
+    """Return the managed keys, the paths that must be absent, and what is retired."""
     wanted = _parse(managed, f"{where}, the managed part")
-    return wanted, [tuple(path) for path in wanted.pop(ABSENT, [])]
+    return wanted, [tuple(path) for path in wanted.pop(ABSENT, [])], wanted.pop(RETIRED, [])
+
+
+def _taken_back(data: dict[str, Any], before: dict[str, Any], managed: Iterable[Edit]) -> Iterator[Edit]:
+    """Yield the edits that take managed keys back which still have the managed value: to what they were before, or away."""
+    for path, value in managed:
+        was = _get(before, path)
+        if _same(_get(data, path), value) and not _same(was, value):
+            if isinstance(was, dict):
+                yield (path, _MISSING)
+                yield from _leaves_of(was, path)
+            else:
+                yield (path, was)
+
+
+def _without_stale(text: str, previous: str, now: tuple[dict[str, Any], list[dict[str, Any]]], original: str, where: str) -> str:
+    """Return ``text`` without what was managed before, and is not any more; ``now`` are the managed keys and what is retired."""
+    were, _absent, retired = _managed(previous, where)
+    managed = {path for path, _value in _leaves(now[0])}
+    still = [row["to"] for row in now[1] if "to" in row]
+    text = _unmoved(_restore(text, where), [row for row in retired if row.get("to") not in still], where)
+    data, before = _parse(text, where), _parse(original, f"{where}, its backup")
+    edits = list(_taken_back(data, before, [(path, value) for path, value in _leaves(were) if path not in managed]))
+    return _edit(text, data, edits + _emptied(_apply(data, edits), before, were), where)
+
+
+def _retire(text: str, retired: list[dict[str, Any]], wanted: dict[str, Any], where: str) -> str:
+    """Return ``text`` with what is retired, and not managed, turned into comments, and written where it has to stand now."""
+    for row in retired:
+        data = _parse(text, where)
+        for path in _matching(data, tuple(row["path"])):
+            value = _get(data, path)
+            if _get(wanted, path) is not _MISSING or ("only" in row and not _same(value, row["only"])):
+                continue
+            right = _with(data, path, _MISSING)
+            bom = _BOM if text.startswith(_BOM) else ""
+            layout = Layout(text[len(bom) :]).comment(path, row["why"])
+            if not _same(_pruned(_parse(layout.text, where)), _pruned(right)):
+                raise _unsafe(where, [path])
+            moved = [] if "to" not in row else [(tuple(row["to"]) + leaf, value) for leaf, value in _leaves_of(value, ())]
+            text = _edit(bom + layout.text, right, [(to, value) for to, value in moved if _get(right, to) is _MISSING], where)
+            data = _parse(text, where)
+    return text
+
+
+def _restore(text: str, where: str) -> str:
+    """Return ``text`` with what was retired as it was; as it is where the user has written such a key anew since."""
+    if COMMENTED not in text:
+        return text
+    bom = _BOM if text.startswith(_BOM) else ""
+    lines = io.StringIO(text[len(bom) :], newline="\n")
+    restored = bom + "".join(line.removeprefix(COMMENTED) for line in lines if not line.startswith(REASON))
+    try:
+        _parse(restored, where)
+    except Refused:
+        return text
+    return restored
+
+
+def _unmoved(text: str, retired: list[dict[str, Any]], where: str) -> str:
+    """Return ``text`` without the copies of retired keys that are the same as those."""
+    data = _parse(text, where)
+    moves = [(tuple(row["path"]), tuple(row["to"])) for row in retired if "to" in row]
+    edits = [(new, _MISSING) for old, new in moves if _get(data, old) is not _MISSING and _same(_get(data, old), _get(data, new))]
+    return _edit(text, data, edits, where)
+
+
+def _matching(data: Any, pattern: Path, above: Path = ()) -> list[Path]:
+    """Return the paths in ``data`` that match; ``*`` is any key."""
+    if not pattern:
+        return [above]
+    if not isinstance(data, dict):
+        return []
+    keys = list(data) if pattern[0] == "*" else [key for key in data if key == pattern[0]]
+    return [path for key in keys for path in _matching(data[key], pattern[1:], (*above, key))]
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
@@ -128,13 +210,16 @@ def _edit(text: str, data: dict[str, Any], edits: list[Edit], where: str) -> str
     except Refused:  # what we made of it is no TOML
         right = False
     if not right:
-        raise Refused(
-            where,
-            f"its layout does not let {', '.join('.'.join(path) for path, _value in edits)} be changed safely. "
-            "The file was left untouched.",
-            "Write those keys as plain [tables] with one key a line, or move the file away, and run this again.",
-        )
+        raise _unsafe(where, [path for path, _value in edits])
     return bom + layout.text
+
+
+def _unsafe(where: str, paths: list[Path]) -> Refused:
+    return Refused(
+        where,
+        f"its layout does not let {', '.join(map('.'.join, paths))} be changed safely. The file was left untouched.",
+        "Write those keys as plain [tables] with one key a line, or move the file away, and run this again.",
+    )
 
 
 def _set(layout: Layout, path: Path, value: Any) -> Layout:

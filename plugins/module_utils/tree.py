@@ -36,7 +36,7 @@ class Entry:
     A ``dest`` that starts with ``~user/`` lies in that user's home: it is read and written with
     that user's rights, so that a symbolic link in a home cannot lead root anywhere.
     ``sha256`` is of the wanted content, ``content`` its bytes in base64 (sent only when it differs).
-    ``original`` is where a copy of a file goes before its first change.
+    ``original`` is where a copy of a file goes before its first change. ``notes`` are files whose content is wanted too.
     """
 
     dest: str
@@ -49,6 +49,7 @@ class Entry:
     content: Optional[str] = None
     want_content: bool = False
     original: Optional[str] = None
+    notes: Optional[list[str]] = None
     validate: Optional[list[str]] = None
 
     @property
@@ -127,7 +128,7 @@ def inspect(entries: list[Entry]) -> list[dict[str, Any]]:
     """Return, for each entry, what is there now.
 
     A dict per entry: the keys of :func:`read_state`, ``path`` (expanded), ``sha256`` of a file, and
-    where the entry wants it and the content differs ``content`` (base64) and ``original_content``.
+    where the entry wants it and the content differs ``content`` (base64), ``original_content`` and ``notes``.
     """
     return [_inspect_one(entry) for entry in entries]
 
@@ -148,6 +149,8 @@ def _inspect_one(entry: Entry) -> dict[str, Any]:
                 found["content"] = base64.b64encode(data).decode()
         if entry.original:
             found["original_content"] = _read_optional(expand(entry.original))
+        if entry.notes:
+            found["notes"] = [_read_optional(expand(note)) for note in entry.notes]
     return found
 
 

@@ -17,7 +17,7 @@ from .tree import STATES
 
 KEYS = {
     "dest", "state", "template", "content", "vars", "target", "owner", "group", "mode",
-    "validate", "secret", "merge", "original",
+    "validate", "secret", "merge", "original", "notes",
 }  # fmt: skip
 SECRET_TEXT = "(a secret file: its content is not shown)\n"
 
@@ -37,6 +37,7 @@ class Wanted:
     secret: bool
     merge: bool
     original: Optional[str]
+    notes: Optional[list[str]] = None
 
     @property
     def in_home(self) -> bool:
@@ -52,6 +53,7 @@ class Wanted:
             "sha256": digest,
             "want_content": self.merge or (diff and not self.secret),
             "original": self.original,
+            "notes": self.notes,
         }
 
 
@@ -85,6 +87,7 @@ def wanted(entry: Mapping[str, Any], render: Callable[[str, Mapping[str, Any]], 
         secret=bool(entry.get("secret", False)),
         merge=bool(entry.get("merge")),
         original=entry.get("original"),
+        notes=entry.get("notes"),
     )
 
 
@@ -146,7 +149,8 @@ def _merged(file: Wanted, have: Mapping[str, Any]) -> tuple[str, Optional[str]]:
 
     existing, managed = _text(have.get("content")), file.text or ""
     if file.state == "file":
-        return "file", merge_toml(existing, managed, where=have["path"])
+        previous, original = map(_text, have.get("notes") or ("", ""))
+        return "file", merge_toml(existing, managed, have["path"], previous, original)
     if not have["exists"]:
         return "absent", None
     left = unmerge_toml(existing, managed, _text(have.get("original_content")), where=have["path"])

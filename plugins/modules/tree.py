@@ -72,6 +72,12 @@ options:
       original:
         description: Where a copy of an existing file goes before its first change. Only with O(files[].merge).
         type: path
+      notes:
+        description:
+          - Where that is which was merged last, and the file as it was before. What was merged then and is not in the text any more
+            is taken out. Only with O(files[].merge).
+        type: list
+        elements: path
   observe:
     description: What else to look at in the same connection; see RV(observed).
     type: dict

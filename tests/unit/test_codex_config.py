@@ -5,7 +5,9 @@ import json
 
 import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils import codex_config as core
+from ansible_collections.ownmetal.codex.plugins.module_utils.codex_catalogue import INSTRUCTIONS, catalogue
 from ansible_collections.ownmetal.codex.plugins.module_utils.codex_config import Choice, Wanted
+from ansible_collections.ownmetal.codex.plugins.module_utils.codex_look import read_models, remembered_models
 
 URL = "https://gateway.example.com/v1"
 ONE = [Choice("vllm", "m", URL, 32768)]
@@ -108,12 +110,14 @@ def test_the_context_of_several_models(version, catalogue, top, file):
         assert at(core.profiles(want), "vllm-8b.model_context_window") == file
 
 
-def test_the_catalogue_has_each_models_own_context():
-    rows = {row["slug"]: row for row in json.loads(core.catalogue(wanted(choices=TWO)))["models"]}
+def test_the_catalogue_has_each_models_own_context(tmp_path):
+    rows = {row["slug"]: row for row in json.loads(catalogue(wanted(choices=TWO)))["models"]}
     assert {name: row["context_window"] for name, row in rows.items()} == {"large": 65536, "small": 16384}
     assert rows["small"]["truncation_policy"]["limit"] == 2048
-    assert rows["large"]["base_instructions"] == core.INSTRUCTIONS
-    assert "my own" in core.catalogue(wanted(), "my own")
+    assert rows["large"]["base_instructions"] == INSTRUCTIONS
+    (tmp_path / "c").write_text(catalogue(wanted(choices=TWO)))
+    assert remembered_models(tmp_path / "c") == {"large": 65536, "small": 16384}
+    assert "my own" in catalogue(wanted(), "my own")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -135,3 +139,35 @@ def test_what_no_user_can_override(version, name, quiet):
     file, found = core.enforced(wanted(version))
     assert (file, found["model_provider"], found["model_providers"]["vllm"]["base_url"]) == (name, "vllm", URL)
     assert ("analytics" in found) is quiet
+
+
+@pytest.mark.parametrize(
+    ("answer", "models"),
+    [
+        ({"data": [{"id": "m", "max_model_len": 4096}, {"id": "other"}, {"id": "bad", "max_model_len": "x"}]}, {"m": 4096}),
+        ({"data": []}, {}),
+        ({"data": None}, {}),
+        ([], {}),
+        ("no", {}),
+    ],
+)
+def test_a_list_of_models(answer, models):
+    assert read_models(answer) == models
+
+
+INSTANCES = [
+    {"base_url": URL, "served_model_name": ["a", "b"], "max_model_len": 1000},
+    {"base_url": "http://s2/v1", "served_model_name": ["c"], "max_model_len": 500},
+]
+
+
+# what the servers say, what they said last, and what holds
+LENGTHS = [
+    ({}, {}, {URL: {"a": 1000, "b": 1000}, "http://s2/v1": {"c": 500}}),
+    ({URL: {"a": 2000, "z": 3000}}, {"a": 1, "c": 600}, {URL: {"a": 2000, "b": 1000, "z": 3000}, "http://s2/v1": {"c": 600}}),
+]
+
+
+@pytest.mark.parametrize(("live", "remembered", "found"), LENGTHS)
+def test_what_the_server_says_comes_before_what_it_said(live, remembered, found):
+    assert core.context_lengths(INSTANCES, live, remembered) == found

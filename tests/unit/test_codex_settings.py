@@ -19,6 +19,15 @@ GOOD = {
     "instances": [INSTANCE],
     "servers_group": "gpu_servers",
     "host": "dev1",
+    "program": "codex",
+    "profiles": [],
+    "place": "user",
+    "enforce": False,
+    "key_source": "file",
+    "dialect": "upstream",
+    "model_options": {},
+    "http_headers": {},
+    "extra": {},
 }
 
 KEYS = [{"team": "red", "name": "anna"}, {"team": "blue", "name": "gone", "state": "absent"}]
@@ -31,8 +40,14 @@ REFUSED = [
     ({"users": [{"name": "../root"}]}, "does not name a user."),
     ({"users": [{"name": "dev"}, {"name": "dev"}]}, "codex_users dev: stands twice"),
     ({"version": "latest"}, "codex_version: 'latest' is no version. Write it as in 0.169.0."),
-    ({"version": "0.94.0"}, "codex_version: Codex 0.94.0 asks for chat completions"),
-    ({"version": "0.94.0", "install": False}, "Write 0.95.0 or newer, such as 0.169.0."),
+    ({"version": "0.94.0", "locked_version": "0.94.0"}, "codex_version: Codex 0.94.0 is packed in another way"),
+    ({"users": [], "place": "machine"}, "codex_users: names no one."),
+    ({"profiles": [{"name": "ollama", "model": "small"}]}, "codex_profiles: 'ollama' cannot name a profile"),
+    ({"profiles": [{"name": "vllm", "model": "small"}]}, "codex_profiles vllm: stands twice, or is codex_provider."),
+    ({"profiles": [{"name": "vllm-8b", "model": "smal"}]}, "codex_profiles vllm-8b: model: no instance serves 'smal'. Did you mean small?"),
+    ({"http_headers": {"authorization": "x"}}, "codex_http_headers: Authorization: would stand in a file as it is."),
+    ({"model_options": {"temperature": 1}}, "Write them for the server: vllm_instances: args: override-generation-config."),
+    ({"extra": {"temperature": 0.2}}, "codex_extra_config: temperature: is no key of Codex, which sends no sampling parameter."),
     ({"version": "0.170.0"}, "the lock of this role holds Codex 0.169.0, not 0.170.0. Remove codex_version, or lock the other one"),
     ({"provider": "openai"}, "codex_provider: Codex keeps the name openai for itself."),
     ({"provider": "my.own"}, "codex_provider: 'my.own' cannot name a provider."),
@@ -61,7 +76,10 @@ ACCEPTED = [
     GATEWAY,
     {**GATEWAY, "gateway_key": "", "own_key": True},
     {"model": "small"},
-    {"version": "0.95.0", "install": False},
+    {"version": "0.94.0", "install": False},
+    {"users": [], "place": "machine", "key_source": "environment"},
+    {"profiles": [{"name": "vllm-8b", "model": "small"}]},
+    {"model_options": {"temperature": 1}, "dialect": "guide"},
     {"version": "0.170.0-alpha.1", "install": False},
     {"instances": [{**INSTANCE, "host": "127.0.0.1", "server": "dev1"}]},
     {"instances": [{**INSTANCE, "name": "a", "served_model_name": ["a"], "max_model_len": None}, INSTANCE]},
@@ -93,26 +111,23 @@ def test_hosts(link, machine, sentences):
     assert all(sentence in str(refused) for sentence, refused in zip(sentences, found, strict=True))
 
 
-def test_the_key_file_goes_when_the_key_comes_from_elsewhere():
-    with_key, without = (settings.user_files("dev", "vllm", key, "codex", True)[1] for key in ("k", None))
-    assert with_key == {"dest": "~dev/.codex/ownmetal-vllm.key", "content": "k\n", "mode": "0600", "secret": True}
-    assert without == {"dest": "~dev/.codex/ownmetal-vllm.key", "state": "absent", "secret": True}
+# the version that a machine's Codex says it has, and what else is asked for
+ON_THE_MACHINE = [
+    (None, {}, "codex_install on dev1: is false, and codex does not run there."),
+    ("0.64.0", {}, "Codex 0.64.0 on dev1: cannot join the pieces"),
+    ("0.7.0", {}, "is older than all that are known. Install 0.169.0."),
+    ("0.63.0", {"place": "machine"}, "codex_place: machine: Codex 0.63.0 on dev1 reads nothing in /etc/codex."),
+    ("0.63.0", {"enforce": True}, "codex_enforce: Codex 0.63.0 on dev1 reads nothing in /etc/codex."),
+    ("0.63.0", {}, None),
+    ("0.80.0", {"enforce": True, "place": "machine"}, None),
+]
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_only_a_file_that_is_the_users_own_is_kept_aside(first):
-    config = settings.user_files("dev", "vllm", "k", "codex", first)[2]
-    assert config["dest"] == "~dev/.codex/config.toml"
-    assert ("original" in config) is first
-
-
-@pytest.mark.parametrize("kept", [True, False])
-def test_uninstalling_goes_by_what_was_merged_and_kept(kept):
-    config, *others = settings.absent_user_files("dev", "vllm", "model = 1\n", kept)
-    assert (config["merge"], config["state"], config["content"]) == ("toml", "absent", "model = 1\n")
-    assert ("original" in config) is kept
-    assert settings.absent_user_files("dev", "vllm", None, kept) == others
-    assert {entry["state"] for entry in others} == {"absent"}
+@pytest.mark.parametrize(("version", "change", "sentence"), ON_THE_MACHINE)
+def test_a_codex_that_is_there_is_left_and_judged(version, change, sentence):
+    found = [str(refused) for refused in settings.version_problems(version, {**GOOD, "install": False, **change})]
+    assert len(found) == (sentence is not None)
+    assert sentence is None or sentence in found[0]
 
 
 def test_the_default_release_is_the_locked_one_and_has_every_promised_program():

@@ -1,0 +1,132 @@
+"""Which files roles/codex makes, and how it takes them away."""
+
+import json
+import subprocess
+
+import pytest
+from ansible_collections.ownmetal.codex.plugins.module_utils import codex_files as core
+from ansible_collections.ownmetal.codex.plugins.module_utils.codex_config import Choice, Wanted
+from ansible_collections.ownmetal.codex.plugins.module_utils.codex_look import ask_version
+
+CHOICES = [Choice("vllm", "m", "http://s/v1", 8192), Choice("vllm-8b", "n", "http://s/v1", 4096)]
+
+
+def plan(version="0.169.0", api_key="k", **more):
+    command = ["cat", "ownmetal-vllm.key"] if api_key else None
+    wanted = Wanted(version, CHOICES, {"m": 8192, "n": 4096}, "VLLM_API_KEY", command, catalogue=core.MODELS)
+    return core.Plan(["ann", "bob"], wanted, "vllm", "codex", api_key=api_key, **more)
+
+
+def entries(asked, seen):
+    return [*core.machine_entries(asked, seen), *(entry for user in asked.users for entry in core.user_entries(asked, user, seen))]
+
+
+def made(found):
+    return {entry["dest"] for entry in found if entry.get("state") != "absent"}
+
+
+HOME = {"", "/ownmetal-vllm.key", "/config.toml", "/config.toml.ownmetal"}
+PROFILE = {"/vllm-8b.config.toml", "/vllm-8b.config.toml.ownmetal"}
+OF_ALL = {"/etc/codex", core.MODELS}
+
+# what is asked for, what is made in each home, what is made for all
+FILES = [
+    (plan(), HOME | PROFILE, OF_ALL),
+    (plan("0.94.0"), HOME, OF_ALL | {core.ENVIRONMENT}),
+    (plan(api_key=None), (HOME | PROFILE) - {"/ownmetal-vllm.key"}, OF_ALL),
+    (plan(place="machine"), {"", "/ownmetal-vllm.key"} | PROFILE, OF_ALL | {"/etc/codex/config.toml", "/etc/codex/config.toml.ownmetal"}),
+    (plan(enforce=True), HOME | PROFILE, OF_ALL | {"/etc/codex/requirements.toml", "/etc/codex/requirements.toml.ownmetal"}),
+    (plan("0.130.0", enforce=True), HOME, OF_ALL | {"/etc/codex/managed_config.toml", "/etc/codex/managed_config.toml.ownmetal"}),
+    (plan(rust_log="debug"), HOME | PROFILE, OF_ALL | {core.ENVIRONMENT}),
+]
+
+
+@pytest.mark.parametrize(("asked", "home", "machine"), FILES)
+def test_files(asked, home, machine):
+    assert made(entries(asked, {})) == machine | {f"~{user}/.codex{path}" for user in ("ann", "bob") for path in home}
+
+
+def test_the_catalogue_is_there_before_the_first_configuration_names_it():
+    order = [entry["dest"] for entry in entries(plan(place="machine"), {})]
+    assert order.index(core.MODELS) < order.index("/etc/codex/config.toml")
+
+
+def test_a_secret_is_in_its_own_file_alone():
+    found = entries(plan(api_key="sk-secret"), {})
+    assert [(entry["mode"], entry["secret"]) for entry in found if "sk-secret" in json.dumps(entry)] == [("0600", True)] * 2
+
+
+def test_the_key_file_goes_when_the_key_comes_from_elsewhere():
+    assert {"dest": "~ann/.codex/ownmetal-vllm.key", "state": "absent", "secret": True} in entries(plan(api_key=None), {})
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_a_file_that_is_the_users_own_is_kept_aside(first):
+    seen = {} if first else {"~ann/.codex/config.toml.ownmetal": {"exists": True}}
+    config = next(entry for entry in entries(plan(), seen) if entry["dest"] == "~ann/.codex/config.toml")
+    assert ("original" in config) is first
+
+
+def test_what_is_laid_over_wins_and_null_leaves_out():
+    found = entries(plan(extra={"features": {"goals": True}, "web_search": None}), {})
+    keys = next(entry["vars"]["__codex_keys"] for entry in found if entry["dest"] == "~ann/.codex/config.toml")
+    assert keys["features"] == {"goals": True, "plugins": False, "apps": False}
+    assert keys["web_search"] is None
+
+
+ENVIRONMENT = [
+    (plan(), None),
+    (plan("0.94.0", api_key=None), None),
+    (plan("0.94.0"), "VLLM_API_KEY=sk"),
+    (plan(rust_log="it's"), "RUST_LOG=it's"),
+    (plan(ca_file="/ca"), "CODEX_CA_CERTIFICATE=/ca"),
+    (plan("0.94.0", ca_file="/ca"), "SSL_CERT_FILE=/ca"),
+]
+
+
+@pytest.mark.parametrize(("asked", "line"), ENVIRONMENT)
+def test_the_environment_of_a_login_shell(asked, line, tmp_path):
+    (tmp_path / ".codex").mkdir()
+    (tmp_path / ".codex/ownmetal-vllm.key").write_text("sk\n")
+    script = core.environment_script(asked)
+    said = subprocess.run(["sh", "-euc", f"{script}\nenv"], env={"HOME": str(tmp_path)}, capture_output=True, text=True, check=True).stdout
+    assert bool(script) is (line is not None)
+    assert line is None or line in said.splitlines()
+
+
+def test_the_environment_of_someone_without_a_key_is_no_error(tmp_path):
+    script = core.environment_script(plan("0.94.0"))
+    assert (
+        "VLLM"
+        not in subprocess.run(
+            ["sh", "-euc", f"{script}\nenv"], env={"HOME": str(tmp_path)}, capture_output=True, text=True, check=True
+        ).stdout
+    )
+
+
+def test_uninstalling_goes_by_what_was_merged_and_kept():
+    merged = {"~ann/.codex/config.toml.ownmetal": "model = 1\n", "/etc/codex/requirements.toml.ownmetal": "x = 1\n"}
+    paths = core.merge_places(["ann"], ["vllm-8b"])
+    seen = {core.before_path(path): {"exists": path.startswith("~ann/.codex/config")} for path in paths}
+    found = core.absent_entries(["ann"], "vllm", ["vllm-8b"], merged, seen)
+    unmerged = {entry["dest"]: entry.get("original") for entry in found if "merge" in entry}
+    assert unmerged == {"~ann/.codex/config.toml": "~ann/.codex/config.toml.before-ownmetal", "/etc/codex/requirements.toml": None}
+    assert {entry["state"] for entry in found} == {"absent"}
+    assert {core.MODELS, core.ENVIRONMENT, "~ann/.codex/ownmetal-vllm.key"} <= {entry["dest"] for entry in found}
+
+
+@pytest.mark.parametrize(
+    ("script", "version"),
+    [
+        ("echo codex-cli 0.94.0", "0.94.0"),
+        ("echo WARNING: x; echo codex-cli 0.169.0-alpha.1", "0.169.0-alpha.1"),
+        ("echo codex-cli 0.94.0; exit 1", None),
+        ("echo hello", None),
+    ],
+)
+def test_a_codex_is_asked_for_its_version(script, version, tmp_path):
+    program = tmp_path / "codex"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    assert ask_version(str(program)) == version
+    assert ask_version(str(tmp_path / "none")) is None
