@@ -174,8 +174,8 @@ def _result(
     errors = [event["item"]["message"] for event in events if event["type"] == "item.completed" and event["item"]["type"] == "error"]
     posts = [(path, key) for path, key, body in seen.requests if body]
     said = "" if all(key == f"Bearer {KEY}" for _path, key in posts) else "another key was sent"
-    # the fork's keys are answered with a warning from 0.160 on, as they should be
-    said = said or next((error for error in errors if cell.dialect == "upstream" and not cell.bare), "")
+    # the fork's keys and a provider that is not allowed are answered with a warning from 0.160 on, as they should be
+    said = said or next((error for error in errors if cell.dialect == "upstream" and not cell.bare and "overridden by" not in error), "")
     if not posts:
         said = " ".join((out.stderr + out.stdout).split())[-300:]
     wire = posts[0][0].removeprefix("/v1/") if posts else "-"
