@@ -47,7 +47,8 @@ exit 1
 class Plan:
     """What the files are made from. ``place`` is user or machine.
 
-    ``api_key`` is None where the key comes from elsewhere; ``program`` judges a configuration; ``extra`` is laid over the role's keys.
+    ``api_key`` is None where the key comes from elsewhere, ``api_keys`` are those of users who have one of their own; ``program`` judges
+    a configuration; ``extra`` is laid over the role's keys.
     """
 
     users: Sequence[str]
@@ -57,6 +58,7 @@ class Plan:
     place: str = "user"
     enforce: bool = False
     api_key: Optional[str] = None
+    api_keys: Mapping[str, str] = field(default_factory=dict)
     instructions: str = ""
     rust_log: str = ""
     ca_file: str = ""
@@ -69,6 +71,7 @@ def plan(given: Mapping[str, Any]) -> Plan:
         users=[user["name"] for user in given["users"]],
         wanted=wanted(given),
         api_key=given["api_key"] if given["key_source"] == "file" else None,
+        api_keys=given["api_keys"],
         **{name: given[name] for name in ("provider", "program", "place", "enforce", "instructions", "rust_log", "ca_file", "extra")},
     )
 
@@ -115,7 +118,8 @@ def machine_entries(plan: Plan, seen: Mapping[str, Any]) -> list[dict[str, Any]]
 def user_entries(plan: Plan, user: str, seen: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the tree's entries of one user. Without a key its file goes."""
     home = f"~{user}/{HOME}"
-    key = {"content": f"{plan.api_key}\n", "mode": "0600"} if plan.api_key else {"state": "absent"}
+    api_key = plan.api_keys.get(user, plan.api_key)
+    key = {"content": f"{api_key}\n", "mode": "0600"} if api_key else {"state": "absent"}
     found: list[dict[str, Any]] = [
         {"dest": home, "state": "directory", "mode": "0700"},
         {"dest": f"{home}/{key_file(plan.provider)}", "secret": True, **key},

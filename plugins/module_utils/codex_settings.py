@@ -133,18 +133,23 @@ def _secrets(settings: Mapping[str, Any]) -> Iterator[Refused]:
 
 
 def _gateway(settings: Mapping[str, Any]) -> Iterator[Refused]:
+    """Yield which users have no key of the gateway; a machine's own key, or one that is not the role's to write, is not looked at."""
     if not settings.get("gateway") or settings.get("own_key"):
         return
-    key = settings["gateway_key"]
     known = [f"{entry.get('team')}/{entry.get('name')}" for entry in settings["gateway_keys"] if entry.get("state", "present") == "present"]
-    if not key:
+    have = f"It has: {', '.join(known) or 'none'}."
+    named = [user for user in settings["users"] if isinstance(user, Mapping)]
+    for user in named:
+        key = user.get("gateway_key")
+        if key is not None and key not in known:
+            yield Refused(f"codex_users {user.get('name')}: gateway_key", f"gateway_keys has no {key}.", nearest(str(key), known, have))
+    key = settings["gateway_key"]
+    if key and key not in known and key not in [user.get("gateway_key") for user in named]:
+        yield Refused("codex_gateway_key", f"gateway_keys has no {key}.", nearest(str(key), known, have))
+    elif not key:
         why = f"is empty, and Codex of {settings['host']} asks the gateway {settings['gateway']} with a key of its own."
         instead = f"Write codex_gateway_key: {known[0]}" if known else "Write TEAM/NAME of an entry of gateway_keys; there is none yet."
         yield Refused("codex_gateway_key", why, instead)
-    elif key not in known:
-        yield Refused(
-            "codex_gateway_key", f"gateway_keys has no {key}.", nearest(str(key), known, f"It has: {', '.join(known) or 'none'}.")
-        )
 
 
 def _model(settings: Mapping[str, Any], variable: str, model: str) -> Iterator[Refused]:

@@ -56,6 +56,12 @@ def test_a_secret_is_in_its_own_file_alone():
     assert [(entry["mode"], entry["secret"]) for entry in found if "sk-secret" in json.dumps(entry)] == [("0600", True)] * 2
 
 
+def test_each_user_has_the_key_that_is_theirs():
+    found = entries(plan(api_key="of-all", api_keys={"bob": "of-bob"}), {})
+    keys = {entry["dest"]: entry["content"] for entry in found if entry.get("secret")}
+    assert keys == {"~ann/.codex/ownmetal-vllm.key": "of-all\n", "~bob/.codex/ownmetal-vllm.key": "of-bob\n"}
+
+
 def test_the_key_file_goes_when_the_key_comes_from_elsewhere():
     assert {"dest": "~ann/.codex/ownmetal-vllm.key", "state": "absent", "secret": True} in entries(plan(api_key=None), {})
 

@@ -61,6 +61,12 @@ REFUSED = [
     ({**GATEWAY, "gateway_key": "", "gateway_keys": []}, "TEAM/NAME of an entry of gateway_keys; there is none yet."),
     ({**GATEWAY, "gateway_key": "red/ana"}, "codex_gateway_key: gateway_keys has no red/ana. Did you mean red/anna?"),
     ({**GATEWAY, "gateway_key": "blue/gone"}, "codex_gateway_key: gateway_keys has no blue/gone."),
+    (
+        {**GATEWAY, "users": [{"name": "ann", "gateway_key": "red/ana"}]},
+        "codex_users ann: gateway_key: gateway_keys has no red/ana. Did you mean red/anna?",
+    ),
+    # the default of codex_gateway_key is the first user's: said once
+    ({**GATEWAY, "users": [{"name": "ann", "gateway_key": "red/ana"}], "gateway_key": "red/ana"}, "codex_users ann: gateway_key: "),
 ]
 
 
@@ -75,6 +81,7 @@ ACCEPTED = [
     {},
     GATEWAY,
     {**GATEWAY, "gateway_key": "", "own_key": True},
+    {**GATEWAY, "users": [{"name": "ann", "gateway_key": "red/anna"}, {"name": "bob"}]},
     {"model": "small"},
     {"version": "0.94.0", "install": False},
     {"users": [], "place": "machine", "key_source": "environment"},
