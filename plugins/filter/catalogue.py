@@ -10,13 +10,22 @@ from typing import Any, Callable
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.ownmetal.codex.plugins.module_utils import catalogue as core
-from ansible_collections.ownmetal.codex.plugins.module_utils import environment, firewall, layout, model_rules, pythons, server_state
+from ansible_collections.ownmetal.codex.plugins.module_utils import (
+    compatibility,
+    environment,
+    firewall,
+    layout,
+    model_rules,
+    pythons,
+    server_state,
+)
 from ansible_collections.ownmetal.codex.plugins.module_utils import gpu_gate as gpu_gates
 from ansible_collections.ownmetal.codex.plugins.module_utils.api_key import usable
 from ansible_collections.ownmetal.codex.plugins.module_utils.diagnoses import journal_signatures
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.folder_digest import folder_digest
 from ansible_collections.ownmetal.codex.plugins.module_utils.inventory_names import misspelt, unknown
+from ansible_collections.ownmetal.codex.plugins.module_utils.inventory_names import play_hosts as hosts_of_play
 from ansible_collections.ownmetal.codex.plugins.module_utils.model_rules import NEWEST_CODEX
 from ansible_collections.ownmetal.codex.plugins.module_utils.own_tracks import known as known_tracks
 from ansible_collections.ownmetal.codex.plugins.module_utils.program_files import program_files
@@ -148,6 +157,16 @@ def _options(specs: Mapping[str, Any]) -> set[str]:
     return {option for spec in specs["argument_specs"].values() for option in spec.get("options", {})}
 
 
+def play_hosts(groups: Mapping[str, Sequence[str]], usual: str, group: str = "", optional: bool = False) -> str:
+    """Return the pattern of a play's hosts.
+
+    A play's `hosts` is the one thing that Ansible's main process computes. What is loaded there, all filters and the facts, its
+    workers have; otherwise each task's worker would load it again, for a quarter of a second.
+    """
+    compatibility.systems()
+    return hosts_of_play(groups, usual, group, optional)
+
+
 class FilterModule:
     """The filters of the collection."""
 
@@ -191,5 +210,6 @@ class FilterModule:
             "codex_machines": codex_machines,
             "sentences": sentences,
             "plans": plans,
+            "play_hosts": play_hosts,
         }
         return {name: readable(function) for name, function in functions.items()}

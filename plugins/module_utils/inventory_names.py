@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 from . import compatibility
-from .errors import Refused
+from .errors import Refused, nearest
 from .instance_keys import KEYS
 
+NAME = re.compile(r"[\w-]+")  # of one group or host; all else is a pattern, which Ansible understands itself
+NOBODY = "!all"
 ALIKE = 0.85  # of difflib's ratio: catches a letter left out or swapped, leaves a team's own names alone
 
 
@@ -46,3 +49,19 @@ def _unknown(role: str, name: str, known: list[str]) -> Refused:
     if role == "vllm" and key in KEYS:
         return Refused(name, why, f"Write {key}: in an entry of vllm_instances.")
     return Refused(name, why, f"Remove it; a variable of your own needs a name that does not begin with {role}_.")
+
+
+def play_hosts(groups: Mapping[str, Sequence[str]], usual: str, group: str = "", optional: bool = False) -> str:
+    """Return the pattern of the hosts that a play is for: those of ``group``, which the variable USUAL_group names, else of ``usual``.
+
+    ``groups`` is Ansible's own variable. The usual group may be missing; with ``optional`` nothing is said of it then. Another one
+    that is missing is refused: Ansible would leave the play out with a warning, and say that all went well.
+    """
+    name = group or usual
+    if optional and not groups.get(name) and name == usual:
+        return NOBODY
+    if name != usual and NAME.fullmatch(name) and name not in groups and name not in groups["all"]:
+        have = sorted(set(groups) - {"all", "ungrouped"})
+        why = f"the inventory has no group {name}."
+        raise Refused(f"{usual}_group", why, nearest(name, have, f"Its groups are {', '.join(have)}."))
+    return name

@@ -9,7 +9,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.api_key import PLAC
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import instances
 from ansible_collections.ownmetal.codex.plugins.module_utils.environment import environment_id
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
-from ansible_collections.ownmetal.codex.plugins.module_utils.inventory_names import misspelt
+from ansible_collections.ownmetal.codex.plugins.module_utils.inventory_names import misspelt, play_hosts
 from ansible_collections.ownmetal.codex.plugins.module_utils.layout import instance_files, model_path, unit_paths
 from ansible_collections.ownmetal.codex.plugins.module_utils.observe import decode_address
 from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import problems as python_problems
@@ -231,3 +231,25 @@ def test_a_key_file_whose_place_depends_on_the_working_directory_is_refused():
 def test_addresses_of_the_kernel_are_read():
     assert decode_address("0100007F") == "127.0.0.1"
     assert decode_address("00000000000000000000000001000000") == "::1"
+
+
+GROUPS = {"all": ["s1", "d1"], "ungrouped": [], "gpu_servers": ["s1"], "team_a": ["s1"], "gateways": []}
+PLAYS = [
+    (("gpu_servers",), "gpu_servers"),
+    (("gpu_servers", "team_a"), "team_a"),
+    (("gpu_servers", "s1"), "s1"),
+    (("gpu_servers", "gpu_servers:!s1"), "gpu_servers:!s1"),
+    (("developers",), "developers"),  # Ansible's own warning says that there is none
+    (("gateways", "", True), "!all"),
+]
+
+
+@pytest.mark.parametrize(("given", "pattern"), PLAYS)
+def test_the_hosts_of_a_play(given, pattern):
+    assert play_hosts(GROUPS, *given) == pattern
+
+
+def test_a_group_that_is_mistyped_is_refused():
+    with pytest.raises(Refused) as refused:
+        play_hosts(GROUPS, "gpu_servers", "team_b")
+    assert str(refused.value) == "gpu_servers_group: the inventory has no group team_b. Did you mean team_a?"
