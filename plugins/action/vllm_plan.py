@@ -106,4 +106,6 @@ def plan_of(
     if layout:
         firewalld = observed["units"].get("firewalld.service") or {}
         obstacles += firewall.host_problems(spec.server, guard.kind, firewalld.get("ActiveState"))
-    return plan(spec, resolve(spec, Host.seen(observed), models), observed, [*exposed, *obstacles])
+    found = resolve(spec, Host.seen(observed), models)
+    left = server_state.unnamed(spec.server, verdict.instances, observed.get("releases", {}))
+    return plan(spec, dataclasses.replace(found, warnings=[*found.warnings, *left]), observed, [*exposed, *obstacles])

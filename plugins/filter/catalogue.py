@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
@@ -143,6 +144,12 @@ def path_problems(paths: Mapping[str, Any]) -> list[str]:
     return [str(Refused(name, f"{path!r} is no absolute path.", "Begin it with /.")) for name, path in wrong.items()]
 
 
+def number_problems(numbers: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each variable that counts something and is negative; what is no number is refused by its specification."""
+    wrong = {name: number for name, number in numbers.items() if re.fullmatch(r"-\s*\d+", str(number).strip())}
+    return [str(Refused(name, f"cannot be {number}.", "Write 0 or more.")) for name, number in wrong.items()]
+
+
 def misspelt_variables(names: Sequence[str], specs: Mapping[str, Any], *more: str) -> list[str]:
     """Return a sentence for each variable name that is very like one of a role's argument specs."""
     return [str(refused) for refused in misspelt(names, _options(specs) | set(more))]
@@ -186,6 +193,7 @@ class FilterModule:
             "catalogue_problems": catalogue_problems,
             "key_problems": key_problems,
             "path_problems": path_problems,
+            "number_problems": number_problems,
             "python_problems": python_problems,
             "pythons": lambda versions, wanted: pythons.wanted(versions, source(wanted)),
             "track_python": track_python,

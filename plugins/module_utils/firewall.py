@@ -4,12 +4,16 @@
 
 vLLM's key does not guard all its routes, so an instance that listens for other machines says which ones. Only the ports of
 instances are touched, and loopback never is. What is let in here can still be stopped by the host's other rules.
+
+Guarded is what the inventory has, and what is on the server besides: releases that an instance may go back to, by itself even, and
+instances that the inventory does not name any more. ``seen`` is that, as ownmetal.codex.tree observed it (releases).
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 from xml.sax.saxutils import quoteattr
 
@@ -17,6 +21,8 @@ from .catalogue import EVERYWHERE, is_local
 from .errors import Refused
 from .instance_rules import change
 from .networks import bad_sources, network
+
+Seen = Mapping[str, Mapping[str, Any]]
 
 NFTABLES, FIREWALLD, NONE = KINDS = ("nftables", "firewalld", "none")
 TABLE = "inet ownmetal_vllm"
@@ -58,13 +64,30 @@ def _allowed(instance: Mapping[str, Any], everyone: Sequence[str]) -> Sequence[s
     return everyone if own is None else own
 
 
-def guarded(instances: Sequence[Mapping[str, Any]], everyone: Sequence[str]) -> list[dict[str, Any]]:
-    """Return name, port, address (None: all) and the networks of each instance that other machines may reach."""
-    return [
-        {"name": one["name"], "port": one["port"], "address": _address(one["host"]), "networks": _joined(_allowed(one, everyone))}
-        for one in instances
-        if not is_local(one)
-    ]
+def guarded(
+    instances: Sequence[Mapping[str, Any]], everyone: Sequence[str], seen: Optional[Seen] = None, absent: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return name, port, address (None: all) and the networks of each port that other machines may reach; ``absent`` are names that go."""
+    rows = [_row(one, one["host"], one["port"], everyone) for one in instances if not is_local(one)]
+    by_name = {one["name"]: one for one in instances}
+    for name, host, port in _there(seen or {}, absent):
+        row = _row(by_name.get(name, {"name": name}), host, port, everyone)
+        if not any(one["port"] == port and one["address"] in (None, row["address"]) for one in rows):
+            rows.append(row)
+    return rows
+
+
+def _there(seen: Seen, absent: Sequence[str]) -> Iterator[tuple[str, str, int]]:
+    """Yield instance, host and port of the releases on the server that listen for other machines."""
+    for home in sorted(seen):
+        name = os.path.basename(home)
+        for host, port in seen[home].get("listens", []):
+            if name not in absent and not is_local({"host": host}):
+                yield name, host, port
+
+
+def _row(instance: Mapping[str, Any], host: str, port: int, everyone: Sequence[str]) -> dict[str, Any]:
+    return {"name": instance["name"], "port": port, "address": _address(host), "networks": _joined(_allowed(instance, everyone))}
 
 
 def _address(host: str) -> Optional[str]:
@@ -82,9 +105,8 @@ def _joined(sources: Sequence[str]) -> dict[str, list[str]]:
     return {family: networks for family, networks in joined.items() if networks}
 
 
-def nftables(instances: Sequence[Mapping[str, Any]], everyone: Sequence[str]) -> str:
-    """Return the file for `nft -f`, which replaces the table in one step."""
-    rows = guarded(instances, everyone)
+def nftables(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the file for `nft -f`, which replaces the table in one step; ``rows`` are those of :func:`guarded`."""
     lines = [f"table {TABLE}", f"delete table {TABLE}", f"table {TABLE} {{", "\tchain input {"]
     lines += ["\t\ttype filter hook input priority filter; policy accept;", '\t\tiifname "lo" accept']
     for row in rows:
@@ -92,7 +114,7 @@ def nftables(instances: Sequence[Mapping[str, Any]], everyone: Sequence[str]) ->
         where = f"{family} daddr {row['address']} " if row["address"] else ""
         lines.append(f"\t\t{where}tcp dport {row['port']} jump instance_{row['name']}")
     lines.append("\t}")
-    for row in rows:
+    for row in {row["name"]: row for row in rows}.values():
         lines.append(f"\tchain instance_{row['name']} {{")
         lines += [f"\t\t{family} saddr {{ {', '.join(found)} }} counter accept" for family, found in row["networks"].items()]
         # at once and in words, where a silent drop would look like a slow network
@@ -100,11 +122,11 @@ def nftables(instances: Sequence[Mapping[str, Any]], everyone: Sequence[str]) ->
     return "\n".join([*lines, "}", ""])
 
 
-def firewalld(instances: Sequence[Mapping[str, Any]], everyone: Sequence[str]) -> str:
+def firewalld(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the policy's file: it judges the instances' ports before any zone does."""
     lines = ['<?xml version="1.0" encoding="utf-8"?>', '<policy priority="-100" target="CONTINUE">', "  <short>ownmetal vllm</short>"]
     lines += ['  <ingress-zone name="ANY"/>', '  <egress-zone name="HOST"/>']
-    for row in guarded(instances, everyone):
+    for row in rows:
         port = f'<port port="{row["port"]}" protocol="tcp"/>'
         for family, networks in row["networks"].items():
             name = {"ip": "ipv4", "ip6": "ipv6"}[family]
@@ -114,13 +136,14 @@ def firewalld(instances: Sequence[Mapping[str, Any]], everyone: Sequence[str]) -
     return "\n".join([*lines, "</policy>", ""])
 
 
-def files(instances: Sequence[Mapping[str, Any]], everyone: Sequence[str], kind: str, paths: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return the tree's entries: ``paths`` has rules (for nft), unit (that loads them), and policy (firewalld's)."""
-    wanted = kind if guarded(instances, everyone) else NONE
+def files(rows: Sequence[Mapping[str, Any]], kind: str, paths: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the tree's entries: ``rows`` are those of :func:`guarded`, ``paths`` has rules (for nft), unit (that loads them), and policy
+    (firewalld's)."""
+    wanted = kind if rows else NONE
     absent = [{"dest": path, "state": "absent"} for path in paths.values()]
     if wanted == NFTABLES:
-        rules = {"dest": paths["rules"], "content": nftables(instances, everyone), "validate": "nft --check --file %s"}
+        rules = {"dest": paths["rules"], "content": nftables(rows), "validate": "nft --check --file %s"}
         return [rules, {"dest": paths["unit"], "template": "etc/systemd/system/ownmetal-firewall.service.j2"}, absent[2]]
     if wanted == FIREWALLD:
-        return [*absent[:2], {"dest": paths["policy"], "content": firewalld(instances, everyone)}]
+        return [*absent[:2], {"dest": paths["policy"], "content": firewalld(rows)}]
     return absent

@@ -29,8 +29,8 @@ LISTEN = "0A"  # the state TCP_LISTEN in /proc/net/tcp
 def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
     """Return what is asked for.
 
-    ``wanted`` has lists under any of paths, users, packages, units, ports, free_space, models (folders), releases (instances' directories),
-    gpus, driver (makers: "nvidia"), tables (nftables', "inet NAME": whether the kernel has it);
+    ``wanted`` has lists under any of paths, users, packages, units, ports, free_space, models (folders), releases (instances' directories;
+    with * all that are there), gpus, driver (makers: "nvidia"), tables (nftables', "inet NAME": whether the kernel has it);
     the answer has a dict under each of them, keyed by the thing asked for (ports as text), and always ``system``: name
     ("debian"), version ("12"), machine ("x86_64"), glibc ("2.36"), memory (bytes), cpus (how many).
     """
@@ -42,7 +42,7 @@ def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
         "ports": _ports,
         "free_space": _free_space,
         "models": lambda folders: {folder: read_folder(folder) for folder in folders},
-        "releases": lambda homes: {home: releases.read(home) for home in homes},
+        "releases": lambda homes: {home: releases.read(home) for one in homes for home in (glob.glob(one) if "*" in one else [one])},
         "gpus": lambda makers: {maker: {**gpus.look(), "holders": _gpu_holders()} for maker in makers},
     }
     looks["driver"] = lambda makers: {maker: driver_state.look() for maker in makers}

@@ -13,6 +13,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -26,7 +27,8 @@ PARTS = ("environment", "model", "config.yaml", "variables.env", "unit.conf")
 def read(home: str) -> dict[str, Any]:
     """Return the ``numbers`` of an instance's releases, ascending, the ``current`` one (or None), which have ``served``, and ``pending``.
 
-    A pending release is the newest one, where it was written and never switched to.
+    A pending release is the newest one, where it was written and never switched to. ``listens`` has where each of them listens, once:
+    [host, port].
     """
     try:
         numbers = sorted(int(name) for name in os.listdir(f"{home}/releases") if name.isdecimal())
@@ -35,7 +37,19 @@ def read(home: str) -> dict[str, Any]:
     served = [number for number in numbers if os.path.exists(f"{home}/releases/{number}/{SERVED}")]
     now, newest = current(home), max(numbers, default=None)
     tried = newest is None or newest == now or newest in served or os.path.exists(f"{home}/releases/{newest}/{REPLACES}")
-    return {"numbers": numbers, "current": now, "served": served, "pending": None if tried else newest}
+    places = {place for number in numbers if (place := _listens(f"{home}/releases/{number}/config.yaml"))}
+    listens = [[host, port] for host, port in sorted(places)]
+    return {"numbers": numbers, "current": now, "served": served, "pending": None if tried else newest, "listens": listens}
+
+
+def _listens(path: str) -> Optional[tuple[str, int]]:
+    """Return host and port of a release's configuration, which the role wrote: one key a line."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            found = dict(re.findall(r"(?m)^(host|port): ['\"]?([^'\"\s]+)", stream.read()))
+        return found["host"], int(found["port"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def missing(home: str, number: int) -> Optional[str]:

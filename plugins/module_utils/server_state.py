@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
@@ -50,6 +51,16 @@ def problems(
             found += [*_template(server, instance, observed["paths"]), *_port(server, instance, ours, observed["ports"])]
             found += [*_gpus(server, instance, ours, holders), *_cpus(server, instance, observed.get("system", {}).get("cpus"))]
     return found
+
+
+def unnamed(server: str, instances: Sequence[Mapping[str, Any]], releases: Mapping[str, Mapping[str, Any]]) -> list[Refused]:
+    """Return a warning for each instance of the server that its inventory does not name, with ``state: absent`` neither."""
+    known = {instance["name"] for instance in instances}
+    there = sorted(os.path.basename(home) for home, seen in releases.items() if seen["current"] is not None)
+    why = f"is on {server}, and its inventory does not name it: it is left as it is."
+    return [
+        Refused(f"vllm_instances {name}", why, f"To take it away: {{name: {name}, state: absent}}.") for name in there if name not in known
+    ]
 
 
 def files_to_see(instances: Sequence[Mapping[str, Any]], layout: Mapping[str, Any]) -> list[str]:
@@ -126,11 +137,14 @@ def models_missing(instances: Sequence[Mapping[str, Any]], paths: Mapping[str, A
 
 
 def hub_models(instances: Sequence[Mapping[str, Any]], paths: Mapping[str, Any], layout: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the models of the hub that are not on the server yet, as ownmetal.codex.vllm_model takes them."""
+    """Return the models of the hub that are not on the server yet, as ownmetal.codex.vllm_model takes them.
+
+    ``paths`` is what ownmetal.codex.tree saw; a model whose path was not looked at counts as missing.
+    """
     missing: dict[str, dict[str, Any]] = {}
     for instance in instances:
         path = model_path(instance, layout["models"]) if instance["model_repository"] else ""
-        if path and path not in missing and not paths[path]["exists"]:
+        if path and path not in missing and not paths.get(path, {}).get("exists", False):
             missing[path] = {
                 "id": hub_id(instance),
                 "instance": instance["name"],

@@ -149,15 +149,20 @@ def deploy(jobs: Sequence[Job], prove: Optional[Prove], progress: Progress, keep
 
 
 def _deploy_one(job: Job, prove: Optional[Prove], progress: Progress) -> Optional[Refused]:
+    before = releases.current(job.home)
     if job.verb == "switch" and job.release is not None:
         _stop(job, progress)
         releases.switch(job.home, job.release)
     failure = _serve(job, prove, progress)
     if failure is None:
         return None
-    current, back = releases.current(job.home), releases.to_go_back_to(job.home)
-    if current is None or back is None or current in releases.read(job.home)["served"]:
-        return failure  # there is nothing to go back to, or it is not the release that fails
+    current, served = releases.current(job.home), releases.read(job.home)["served"]
+    if before != current and before in served:
+        back: Optional[int] = before  # it ran until now, whatever else there was between
+    else:  # a release that served before does not fail by itself: to go back would hide what does
+        back = None if current in served else releases.to_go_back_to(job.home)
+    if current is None or back is None:
+        return failure
     progress.say(f"{job.name}: release {current} failed; going back to release {back}")
     _stop(job, progress)
     releases.switch(job.home, back)

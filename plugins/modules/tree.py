@@ -112,7 +112,7 @@ options:
         type: list
         elements: path
       releases:
-        description: Directories of instances, whose releases are listed.
+        description: Directories of instances, whose releases are listed. A name with C(*) stands for all that are there.
         type: list
         elements: path
       gpus:

@@ -163,7 +163,7 @@ def test_old_releases_go_but_never_the_one_to_go_back_to(home, keep, current, le
 
 
 def test_no_home_is_no_releases(tmp_path):
-    assert releases.read(str(tmp_path / "none")) == {"numbers": [], "current": None, "served": [], "pending": None}
+    assert releases.read(str(tmp_path / "none")) == {"numbers": [], "current": None, "served": [], "pending": None, "listens": []}
 
 
 UP, DOWN, NOT_ENABLED = UnitState("active", "enabled"), UnitState("failed", "enabled"), UnitState("active", "disabled")
@@ -228,3 +228,12 @@ def test_a_release_to_roll_back_to_is_chosen(tmp_path, home, asked, expected):
     else:
         with pytest.raises(Refused, match=re.escape(expected)):
             releases.choose(str(place), *asked)
+
+
+def test_where_the_releases_listen_is_read_from_their_configurations(tmp_path):
+    texts = ["model: x\nhost: 0.0.0.0\nport: 8002\n", "host: '::'\nport: 8003\n", "host: 0.0.0.0\nport: 8002\n", "not one of ours\n"]
+    for number, text in enumerate(texts, 1):
+        place = tmp_path / "releases" / str(number)
+        place.mkdir(parents=True)
+        (place / "config.yaml").write_text(text)
+    assert releases.read(str(tmp_path))["listens"] == [["0.0.0.0", 8002], ["::", 8003]]

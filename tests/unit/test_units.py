@@ -1,9 +1,11 @@
 """What a deployment makes of a unit whose first try has failed."""
 
 import subprocess
+import types
 
 import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils import units
+from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 
 UNIT = "vllm@coder.service"
 TRIES = [
@@ -58,3 +60,41 @@ def test_the_error_names_what_the_start_program_saw(monkeypatch, journal, status
 
     monkeypatch.setattr(units.subprocess, "run", run)
     assert words in str(units.explain(UNIT, 0.0))
+
+
+# what ran, what is switched to, which have served, whether each of them starts; what runs in the end, and what is said
+BACK = [
+    (6, 7, [5, 6], {7: False, 6: True}, 6, "release 7 does not start. Release 6 serves again."),
+    (
+        6,
+        3,
+        [3, 5, 6],
+        {3: False, 6: True},
+        6,
+        "release 3 does not start. Release 6 serves again.",
+    ),  # a rollback to one that broke
+    (6, 5, [4, 6], {5: False, 6: True}, 6, "release 5 does not start. Release 6 serves again."),  # ... to one that never served
+    (6, 7, [6], {7: False, 6: False}, 6, "Release 6, which served before, does not start"),
+    (6, 7, [], {7: False}, 7, "does not start"),  # nothing to go back to
+    (6, 6, [5, 6], {6: False}, 6, "does not start"),  # a restart: no other release would help
+]
+
+
+@pytest.mark.parametrize(("ran", "to", "served", "starts", "runs", "words"), BACK)
+def test_what_fails_goes_back_to_what_ran(monkeypatch, tmp_path, ran, to, served, starts, runs, words):
+    for number in {ran, to, *served}:
+        (tmp_path / "releases" / str(number)).mkdir(parents=True)
+    for number in served:
+        (tmp_path / "releases" / str(number) / "served.json").touch()
+    (tmp_path / "current").symlink_to(f"releases/{ran}")
+
+    def serve(job, _prove, _progress):
+        return None if starts[units.releases.current(job.home)] else Refused("vllm@a", "does not start.", "")
+
+    monkeypatch.setattr(units, "_serve", serve)
+    monkeypatch.setattr(units, "_stop", lambda *_: None)
+    said = []
+    job = units.Job(name="a", home=str(tmp_path), verb="switch", release=to)
+    refused = units._deploy_one(job, None, types.SimpleNamespace(say=said.append))
+    assert words in str(refused)
+    assert units.releases.current(str(tmp_path)) == runs

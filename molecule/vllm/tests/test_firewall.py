@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import INVENTORY, answers, pids
+from conftest import INVENTORY, answers, on_server1, pids
 
 from lab.testing import ROOT, environment
 
@@ -69,6 +69,11 @@ def test_who_is_not_allowed_is_refused_and_no_model_restarts(server, server2, ad
     assert pids(server) == before
 
 
+def test_rules_that_someone_flushed_are_back_before_an_instance_starts(server):
+    server.check_output("nft flush ruleset && systemctl restart vllm@second")
+    assert "jump instance_second" in server.check_output(TABLE)
+
+
 def test_rules_that_someone_flushed_are_back_after_the_next_run(server, playbook):
     server.check_output("nft flush ruleset")
     assert server.run(TABLE).rc != 0
@@ -81,15 +86,61 @@ def test_rules_that_someone_flushed_are_back_after_the_next_run(server, playbook
 
 def test_nothing_starts_where_the_rules_cannot_be_loaded(server):
     """A start brings the rules along; where they do not come it is refused. What runs is left alone."""
-    server.check_output("mv /etc/vllm/firewall.nft /etc/vllm/firewall.nft.away; systemctl stop ownmetal-firewall")
+    server.check_output(
+        "cp /etc/vllm/firewall.nft /run/firewall.nft; echo nonsense >>/etc/vllm/firewall.nft; systemctl stop ownmetal-firewall"
+    )
     try:
         said = server.run("systemctl start vllm@third")
         assert said.rc != 0
         assert "Assertion failed" in said.stderr
     finally:
-        server.check_output("mv /etc/vllm/firewall.nft.away /etc/vllm/firewall.nft; systemctl stop vllm@third")
+        server.check_output("cat /run/firewall.nft >/etc/vllm/firewall.nft; systemctl stop vllm@third")
         server.check_output("systemctl reset-failed ownmetal-firewall; systemctl start ownmetal-firewall")
     assert "jump instance_second" in server.check_output(TABLE)
+
+
+def test_an_instance_that_listens_for_others_changes_nothing_for_the_rest(server, server2):
+    """Server1 has one, server2 has none: what all instances of a server read is the same, so that none restarts for another's sake."""
+    assert server.file("/etc/systemd/system/vllm@.service").sha256sum == server2.file("/etc/systemd/system/vllm@.service").sha256sum
+
+
+def test_an_instance_that_goes_back_is_guarded_where_it_listened(server, server2, address, key, playbook):
+    """By itself, from loopback to where everyone would reach it: the inventory has nothing to say of that port any more."""
+    second = pids(server)["vllm@second"]
+    try:
+        code, said = playbook("gpu_servers", "--limit", "server1", **on_server1(host="0.0.0.0", port=8005))
+        assert code == 0, said
+        assert reaches(server2, address, 8005)
+        misfit = on_server1(tool_call_parser="llama3_json")
+        code, said = playbook("upgrade", "--limit", "server1", vllm_allowed_sources=["192.0.2.0/24"], **misfit)
+        assert code != 0, said
+        assert "serves again" in said
+        assert answers(server, key, 8005)
+        assert server2.run(f"curl -s -m 5 http://{address}:8005/metrics").rc == 7
+    finally:
+        code, said = playbook("gpu_servers", "--limit", "server1")
+    assert code == 0, said
+    assert answers(server, key)
+    assert pids(server)["vllm@second"] == second
+    code, said = playbook("gpu_servers", "--limit", "server1")
+    assert "changed=0" in said
+
+
+def test_an_instance_that_the_inventory_forgot_is_named_and_guarded(server, playbook):
+    server.check_output(
+        "mkdir -p /var/lib/vllm/forgotten/releases/1 && ln -s releases/1 /var/lib/vllm/forgotten/current && "
+        "printf 'host: 0.0.0.0\\nport: 8009\\n' >/var/lib/vllm/forgotten/releases/1/config.yaml"
+    )
+    try:
+        code, said = playbook("gpu_servers", "--limit", "server1")
+        assert code == 0, said
+        assert "vllm_instances forgotten: is on server1, and its inventory does not name it" in " ".join(said.split())
+        assert "tcp dport 8009 jump instance_forgotten" in server.check_output(TABLE)
+    finally:
+        server.check_output("rm -r /var/lib/vllm/forgotten")
+        code, said = playbook("gpu_servers", "--limit", "server1")
+    assert code == 0, said
+    assert "8009" not in server.check_output(TABLE)
 
 
 def test_the_limits_of_an_instance_are_its_unit_s(server):

@@ -103,6 +103,17 @@ def test_a_second_run_asks_the_hub_nothing(hub, playbook):
     assert len(hub.seen) == asked
 
 
+def test_the_other_server_takes_it_from_the_first(server, server2, hub, playbook):
+    """Every byte of it came over the uplink once; installing alone, so nothing restarts."""
+    sent = hub.storage.sent
+    code, said = playbook("gpu_servers", "--limit", "server2", "--tags", "vllm_preflight,vllm_install", **wanted(hub))
+    assert code == 0, said
+    assert hub.storage.sent == sent
+    sums = "cd $(readlink /var/lib/vllm/micro/current/model) && find . -type f -exec sha256sum {} + | sort"
+    place = server.check_output("readlink /var/lib/vllm/micro/current/model")
+    assert server2.check_output(sums.replace("$(readlink /var/lib/vllm/micro/current/model)", place)) == server.check_output(sums)
+
+
 def test_a_model_is_locked_by_a_command(hub, playbook, tmp_path):
     file = tmp_path / "manifest.json"
     variables = {"vllm_hub_url": hub.url, "vllm_hub_token": TOKEN, "repository": REPOSITORY, "manifest": str(file)}
@@ -128,3 +139,15 @@ def test_what_nothing_links_to_is_collected(server, hub, playbook):
     assert code == 0, said
     assert "1.0 MB freed" in said
     assert set(before) - set(models(server)) == {"old-0123456789ab"}
+
+
+def test_a_bundle_has_the_models_of_the_hub(server, hub, playbook):
+    """Those too that no server has yet."""
+    commit = hub.add("acme/Other-1B", FILES)
+    asked = wanted(hub, model_repository="acme/Other-1B", model_revision=commit)
+    try:
+        code, said = playbook("bundle", bundle_file="/srv/bundle.tar", **asked)
+        assert code == 0, said
+        assert "other-1b" in server.check_output("tar -tf /srv/bundle.tar | grep model.safetensors")
+    finally:
+        server.check_output("rm -rf /srv/bundle.tar /var/lib/vllm-models/other-1b-*")
