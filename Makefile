@@ -13,7 +13,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 LAB := $(ROOT) $(TOOLS)/bin/python -m lab
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ownmetal
 
-.PHONY: help site plan facts flags verify uninstall lab-up lab-down test lint unit molecule molecule-vllm molecule-cuda molecule-gateway bench relock docs build tools clean
+.PHONY: help site plan facts flags verify uninstall lab-up lab-down test lint unit molecule molecule-vllm molecule-cuda molecule-gateway molecule-codex bench relock docs build tools clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ molecule-cuda: tools .cache/micro-model ## driver and toolkit, from packages tha
 
 molecule-gateway: tools .cache/micro-model ## two servers, a gateway before them, two teams: doors, streams, rotation, what comes and goes
 	python tests/run.py gateway
+
+molecule-codex: tools ## Codex on a machine of two people, with what they had, and with old releases; a stand-in for the models
+	python tests/run.py codex
 
 bench: tools .cache/micro-model ## measure against a plain role with stock modules (docs/speed.md): make bench BENCH="--full environment"
 	python bench/run.py $(BENCH)

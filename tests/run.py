@@ -61,6 +61,14 @@ PARTS = (
         "molecule destroy --scenario-name default",
     ),
     Part(
+        "codex",
+        8,
+        "a developer machine of two people: their files, live models, places, old releases, refusals",
+        ("molecule test --scenario-name codex",),
+        "molecule destroy --scenario-name codex",
+        asked=True,  # never run as one yet
+    ),
+    Part(
         "vllm",
         50,
         "two servers: releases, upgrades that go back, the pool, each kind of failure, kills",

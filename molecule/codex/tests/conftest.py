@@ -1,0 +1,66 @@
+"""What the scenario's tests share: the machine, a way to run the playbook and to run Codex, and what the models' stand-in was asked."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lab import testing
+from lab.testing import ROOT
+
+INVENTORY = ROOT / "molecule/codex/inventory"
+KEY = "sk-the-key-of-the-scenario"
+HOMES = {"ann": "/home/ann/.codex", "ben": "/home/ben/.codex"}
+
+
+@pytest.fixture(scope="session")
+def machine():
+    return testing.host("dev1", INVENTORY)
+
+
+@pytest.fixture(scope="session")
+def configure():
+    """Run the playbook for developer machines with extra variables; return exit code and output."""
+    run = testing.playbook(INVENTORY)
+    return lambda *options, **variables: run("developers", *options, **variables)
+
+
+@pytest.fixture
+def again(configure):
+    """After a test that had it otherwise: as the inventory says."""
+    yield
+    code, said = configure()
+    assert code == 0, said
+
+
+@pytest.fixture(scope="session")
+def uninstall():
+    run = testing.playbook(INVENTORY)
+    return lambda **variables: run("uninstall", **variables)
+
+
+@pytest.fixture
+def codex(machine):
+    """Run a turn of Codex as a user in a login shell: whether it ended and made its file, and what was asked of which model."""
+
+    def turn(user="ann", *words, program="codex"):
+        line = f"{program} {' '.join(words)} exec --json --skip-git-repo-check --sandbox danger-full-access hello </dev/null"
+        prepare = f"rm -f /srv/stand-in/seen.json; install -d -o {user} /home/{user}/work; rm -f /home/{user}/work/hello.txt"
+        machine.check_output(
+            f"{prepare}; systemctl restart stand-in; until curl -s 127.0.0.1:8001/v1/models >/dev/null; do sleep 0.1; done"
+        )
+        said = machine.run(f"runuser -l {user} -c 'cd work && {line}'")
+        asked = json.loads(machine.check_output("sleep 0.2; cat /srv/stand-in/seen.json"))
+        posts = [(path, key, body) for path, key, body in asked if body]
+        assert posts, said.stdout + said.stderr
+        return {
+            "ended": "turn.completed" in said.stdout,
+            "made": machine.file(f"/home/{user}/work/hello.txt").exists,
+            "models": {body["model"] for _path, _key, body in posts},
+            "paths": {path for path, _key, _body in posts},
+            "keys": {key for _path, key, _body in posts},
+            "said": said.stdout + said.stderr,
+        }
+
+    return turn
