@@ -46,6 +46,11 @@ def test_codex_creates_the_file_through_a_tool_call(developer):
     assert developer.file("/home/dev/work/hello.txt").user == "dev"
 
 
+def test_what_codex_asked_is_in_no_journal(server):
+    """Prompts are private. The test above has just asked."""
+    assert "hello.txt" not in server.check_output(f"journalctl --no-pager --unit '{UNIT}'")
+
+
 def test_codex_itself_finds_its_configuration_valid(developer):
     done = developer.run("runuser -l dev -c 'codex app-server --strict-config --print-startup-config'")
     assert done.rc == 0, done.stderr

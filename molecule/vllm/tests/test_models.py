@@ -63,6 +63,7 @@ def test_check_mode_says_so_and_fetches_nothing(server, hub, playbook):
     before, sent = models(server), hub.storage.sent
     code, said = playbook("gpu_servers", "--limit", "server1", "--check", **wanted(hub))
     assert code == 0, said
+    assert "changed=0" not in said
     assert (models(server), hub.storage.sent) == (before, sent)
 
 
