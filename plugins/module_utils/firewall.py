@@ -137,13 +137,14 @@ def firewalld(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def files(rows: Sequence[Mapping[str, Any]], kind: str, paths: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return the tree's entries: ``rows`` are those of :func:`guarded`, ``paths`` has rules (for nft), unit (that loads them), and policy
-    (firewalld's)."""
+    """Return the tree's entries: ``rows`` are those of :func:`guarded`, ``paths`` has rules (for nft), unit (that loads them), check (that
+    they are still there), and policy (firewalld's)."""
     wanted = kind if rows else NONE
-    absent = [{"dest": path, "state": "absent"} for path in paths.values()]
+    entries = {name: {"dest": path, "state": "absent"} for name, path in paths.items()}
     if wanted == NFTABLES:
-        rules = {"dest": paths["rules"], "content": nftables(rows), "validate": "nft --check --file %s"}
-        return [rules, {"dest": paths["unit"], "template": "etc/systemd/system/ownmetal-firewall.service.j2"}, absent[2]]
+        entries["rules"] = {"dest": paths["rules"], "content": nftables(rows), "validate": "nft --check --file %s"}
+        entries["unit"] = {"dest": paths["unit"], "template": "etc/systemd/system/ownmetal-firewall.service.j2"}
+        entries["check"] = {"dest": paths["check"], "template": "etc/systemd/system/ownmetal-firewall-check.service.j2"}
     if wanted == FIREWALLD:
-        return [*absent[:2], {"dest": paths["policy"], "content": firewalld(rows)}]
-    return absent
+        entries["policy"] = {"dest": paths["policy"], "content": firewalld(rows)}
+    return list(entries.values())

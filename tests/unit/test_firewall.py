@@ -70,8 +70,12 @@ def test_only_ports_of_instances_are_touched_and_loopback_never():
     ]
 
 
-PATHS = {"rules": "/r", "unit": "/u", "policy": "/p"}
-FILES = [("nftables", {"host": "0.0.0.0"}, {"/p"}), ("firewalld", {"host": "0.0.0.0"}, {"/r", "/u"}), ("nftables", {}, {"/r", "/u", "/p"})]
+PATHS = {"rules": "/r", "unit": "/u", "check": "/c", "policy": "/p"}
+FILES = [
+    ("nftables", {"host": "0.0.0.0"}, {"/p"}),
+    ("firewalld", {"host": "0.0.0.0"}, {"/r", "/u", "/c"}),
+    ("nftables", {}, {"/r", "/u", "/c", "/p"}),
+]
 
 
 @pytest.mark.parametrize(("kind", "keys", "absent"), FILES)
