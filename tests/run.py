@@ -45,7 +45,7 @@ PARTS = (
             "antsibull-changelog lint",
         ),
     ),
-    Part("unit", 2, "the core's tables and the documentation", ("python -m pytest",)),
+    Part("unit", 4, "the core's tables and the documentation", ("python -m pytest",)),
     Part(
         "collection",
         2,
