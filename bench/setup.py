@@ -67,7 +67,7 @@ class Setup:
 
     def record(self, changed: bool = False) -> dict[str, str]:
         """Return the record of our environment, as the role would make it."""
-        from ansible_collections.ownmetal.codex.plugins.module_utils.environment import environment_id  # noqa: PLC0415
+        from ansible_collections.ownmetal.codex.plugins.module_utils.environment import environment_id  # noqa: PLC0415 - on the path by now
 
         text, interpreter = (self.lock.changed if changed else self.lock.path).read_text(), f"/usr/bin/python{wheels.PYTHON}"
         base = {"track": "bench", "vllm": wheels.VLLM, "python": wheels.PYTHON, "device": "cpu", "machine": "x86_64"}

@@ -312,7 +312,7 @@ class Reader:
 
     # expressions
 
-    def value(self, node: ast.AST | Symbol | None, module: str, env: Mapping[str, Any]) -> Any:  # noqa: PLR0911
+    def value(self, node: ast.AST | Symbol | None, module: str, env: Mapping[str, Any]) -> Any:  # noqa: PLR0911 - one for each kind of node
         """Return what an expression is: plain values, a Symbol, a Class, or UNKNOWN."""
         if isinstance(node, ast.Constant):
             return node.value
@@ -503,7 +503,7 @@ class Reader:
         open_ended = any(hint.name == "str" for hint in hints)
         return {"type": Symbol(type(values[0]).__name__), **({} if open_ended else {"choices": list(values)})}
 
-    def hints(self, node: ast.AST | Symbol, module: str) -> tuple[Hint, ...]:  # noqa: PLR0911
+    def hints(self, node: ast.AST | Symbol, module: str) -> tuple[Hint, ...]:  # noqa: PLR0911 - one for each kind of node
         """Return the types that an annotation allows."""
         if node is LOST:
             return (Hint(LOST.name),)

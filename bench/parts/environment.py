@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bench import hosts, measure
 from bench.setup import CACHE, OURS, POOL, THEIR_CACHE, THEIRS, Setup, say
 
@@ -31,10 +33,9 @@ def measured(setup: Setup) -> list[measure.Row]:
     ]
 
 
-def _after(host: str, doomed: str, action: object) -> float:
+def _after(host: str, doomed: str, action: Callable[[], float]) -> float:
     hosts.run(host, f"rm -rf {doomed}")
-    assert callable(action)  # noqa: S101
-    return float(action())
+    return action()
 
 
 def _pack(setup: Setup) -> float:

@@ -19,7 +19,7 @@ from lab.model_hub import Server
 BODY = os.urandom(3_000_000)
 SIZE = len(BODY)
 SHA = hashlib.sha256(BODY).hexdigest()
-GIT = hashlib.sha1(b"blob %d\0" % len(BODY) + BODY).hexdigest()  # noqa: S324
+GIT = hashlib.sha1(b"blob %d\0" % len(BODY) + BODY).hexdigest()  # noqa: S324 - git's name for it
 ROOT = Path(__file__).resolve().parents[2]
 
 

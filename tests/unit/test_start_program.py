@@ -14,9 +14,9 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.diagnoses import jo
 PROGRAM = Path(__file__).resolve().parents[2] / "roles/vllm/files/usr/local/libexec/ownmetal"
 sys.path.insert(0, str(PROGRAM))
 
-from vllm_run import gpus, health, limits, processes  # noqa: E402
-from vllm_run.failures import LATER, NEVER, Log  # noqa: E402
-from vllm_run.tries import Tries  # noqa: E402
+from vllm_run import gpus, health, limits, processes  # noqa: E402 - the path above leads to it
+from vllm_run.failures import LATER, NEVER, Log  # noqa: E402 - the path above leads to it
+from vllm_run.tries import Tries  # noqa: E402 - the path above leads to it
 
 
 def test_the_pauses_grow_up_to_a_limit_and_a_stop_forgets_them(tmp_path):

@@ -9,6 +9,7 @@ from ansible_collections.ownmetal.codex.plugins.filter.catalogue import new_warn
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import catalogue, instances
 from ansible_collections.ownmetal.codex.plugins.module_utils.environment import RECIPE, environments
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
+from ansible_collections.ownmetal.codex.plugins.module_utils.flags import find
 from ansible_collections.ownmetal.codex.plugins.module_utils.own_tracks import known, lock_text
 from ansible_collections.ownmetal.codex.plugins.module_utils.planner import plan, report
 from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import PACKAGES, Source
@@ -78,8 +79,6 @@ def test_what_no_choice_can_run_is_refused_unseen(keys, words):
 def test_what_one_choice_can_run_is_judged_when_it_is_chosen():
     """A flag that only the newer release has: on an older driver it is refused, but not before somebody looked."""
     newer, older = (track(name) for name in ("cu13-py312", "cu12-py312"))
-    from ansible_collections.ownmetal.codex.plugins.module_utils.flags import find  # noqa: PLC0415
-
     flag = next(name for name, one in sorted(find(newer.vllm).flags.items()) if name not in find(older.vllm).flags and one.kind == "bool")
     wanted = Spec("gpu1", "auto", "", [[{**LLAMA, "args": {flag: True}}], [], []])
     assert resolve(wanted).refusals == []

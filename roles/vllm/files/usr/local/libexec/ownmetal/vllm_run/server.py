@@ -136,7 +136,7 @@ class Server:
 
     def _pass_output_on(self) -> None:
         """Copy vLLM's output to the journal, keep its end, and name the stage."""
-        assert self.process is not None and self.process.stdout is not None  # noqa: S101
+        assert self.process is not None and self.process.stdout is not None  # noqa: S101 - its thread begins after the start
         for line in self.process.stdout:
             sys.stdout.buffer.write(line)
             sys.stdout.buffer.flush()
