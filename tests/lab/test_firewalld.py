@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import instances
-from ansible_collections.ownmetal.codex.plugins.module_utils.firewall import firewalld
+from ansible_collections.ownmetal.codex.plugins.module_utils.firewall import firewalld, guarded
 from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import track
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def address():
 def rule(source):
     """Let firewalld read the policy for an instance that one source may reach."""
     entry = {"name": "coder", "model": "/m", "port": PORT, "host": "0.0.0.0", "allowed_sources": [source]}
-    policy = firewalld(instances([[entry]], track("cpu-py311")), [])
+    policy = firewalld(guarded(instances([[entry]], track("cpu-py311")), []))
     place = "/etc/firewalld/policies/ownmetal-vllm.xml"
     lab("exec", "wall", "sh", "-c", f"cat >{place} && firewall-cmd --check-config && firewall-cmd --reload", input=policy)
 
