@@ -14,12 +14,12 @@ def measured(setup: Setup) -> list[measure.Row]:
     setup.ours()  # uv itself is installed once, and the pool host has what others take
     setup.ours(host="server2", bench_pool="server1")
     cases = {
-        "pip cold": lambda: _after("server1", f"{THEIRS} {THEIR_CACHE}", setup.theirs),
-        "pip warm": lambda: _after("server1", THEIRS, setup.theirs),
-        "ours cold": lambda: _after("server1", f"{OURS}/environments {CACHE} {POOL}", setup.ours),
-        "ours warm": lambda: _after("server1", f"{OURS}/environments {POOL}", setup.ours),
+        "pip cold": lambda: _after("server1", (THEIRS, THEIR_CACHE), setup.theirs),
+        "pip warm": lambda: _after("server1", (THEIRS,), setup.theirs),
+        "ours cold": lambda: _after("server1", (f"{OURS}/environments", CACHE, POOL), setup.ours),
+        "ours warm": lambda: _after("server1", (f"{OURS}/environments", POOL), setup.ours),
         "ours packed": lambda: _pack(setup),
-        "ours taken": lambda: _after("server2", f"{OURS}/environments", lambda: setup.ours(host="server2", bench_pool="server1")),
+        "ours taken": lambda: _after("server2", (f"{OURS}/environments",), lambda: setup.ours(host="server2", bench_pool="server1")),
     }
     rounds = setup.rounds(1 if setup.full else 2)
     found = measure.paired(rounds, cases, say)
@@ -33,13 +33,13 @@ def measured(setup: Setup) -> list[measure.Row]:
     ]
 
 
-def _after(host: str, doomed: str, action: Callable[[], float]) -> float:
-    hosts.run(host, f"rm -rf {doomed}")
+def _after(host: str, doomed: tuple[str, ...], action: Callable[[], float]) -> float:
+    hosts.aside(host, *doomed)
     return action()
 
 
 def _pack(setup: Setup) -> float:
     """Return how long the pool host packs (and serves) what it has already; the taker then finds its environment there."""
     hosts.run("server1", f"test -d {OURS}/environments/{setup.record()['id']}")
-    hosts.run("server1", f"rm -rf {POOL}")
+    hosts.aside("server1", POOL)
     return setup.ours(host="server2", bench_pool="server1")

@@ -43,6 +43,6 @@ def _run(setup: Setup, count: int, plain: bool) -> tuple[float, float]:
 
 def _forget(count: int) -> None:
     for number in range(1, count + 1):
-        doomed = f"{ENVIRONMENTS} /opt/vllm/uv /var/cache/vllm-uv /var/cache/vllm-pool {PEER} {THEIR_CACHE} {OURS} {CACHE} {POOL}"
-        doomed += " /root/.cache/pip"  # uv itself comes by pip, whose own cache would hide it from the count
-        hosts.run(f"server{number}", f"rm -rf {doomed}")
+        doomed = [ENVIRONMENTS, "/opt/vllm/uv", "/var/cache/vllm-uv", "/var/cache/vllm-pool", PEER, THEIR_CACHE, OURS, CACHE, POOL]
+        # uv itself comes by pip, whose own cache would hide it from the count
+        hosts.aside(f"server{number}", *doomed, "/root/.cache/pip")

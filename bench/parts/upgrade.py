@@ -11,7 +11,7 @@ from bench.setup import CACHE, OURS, THEIR_CACHE, THEIRS, Setup, say
 def measured(setup: Setup) -> list[measure.Row]:
     """Build the changed lock's environment, with all wheels but one in the cache, and see what it takes of the disk."""
     setup.hosts(1)
-    hosts.run("server1", f"rm -rf {THEIRS} {THEIRS}-2")
+    hosts.aside("server1", THEIRS, f"{THEIRS}-2")
     setup.ours()
     setup.theirs()
     rounds = setup.rounds(1 if setup.full else 2)
@@ -24,7 +24,7 @@ def measured(setup: Setup) -> list[measure.Row]:
     one, disk = _disk(f"{OURS}/environments/{setup.record()['id']}"), {}
     for name, doomed, roots in (("ours", second, f"{OURS} {CACHE}"), ("peer", f"{THEIRS}-2", f"{THEIRS} {THEIRS}-2 {THEIR_CACHE}")):
         both = _disk(roots)
-        hosts.run("server1", f"rm -rf {doomed}")
+        hosts.aside("server1", doomed)
         disk[name] = both - _disk(" ".join(root for root in roots.split() if root != doomed))
     return [
         measure.faster(f"upgrade with one package changed ({rounds} rounds)", "pip, fresh, warm cache", found["peer"], found["ours"], 10),
@@ -34,7 +34,7 @@ def measured(setup: Setup) -> list[measure.Row]:
 
 
 def _anew(doomed: str, action: Callable[[], float]) -> float:
-    hosts.run("server1", f"rm -rf {doomed}")
+    hosts.aside("server1", doomed)
     return action()
 
 

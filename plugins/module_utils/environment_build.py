@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import bom, environment_manifest
-from .children import Failed, run, spawn
+from . import bom, bytecode, environment_manifest
+from .children import Failed, run
 from .errors import Refused
 from .progress import Progress
 
@@ -106,7 +106,7 @@ def build(record: Mapping[str, Any], site: Site, progress: Progress) -> None:
         progress.say(f"{name}: fetching and unpacking the wheels of its lock")
         run([uv, "venv", "--quiet", "--clear", "--relocatable", "--no-config", "--python", record["interpreter"], part])
         wheels(record, site, uv, part, progress)
-        _finish_part(record, uv, part, site.final(name), progress)
+        _finish_part(record, site, uv, part, progress)
     except (OSError, Refused) as error:
         environment_manifest.remove(part)  # a disk that became full has its space back
         if isinstance(error, Refused):
@@ -183,7 +183,7 @@ def _torch_by_its_own_index(command: Sequence[str], record: Mapping[str, Any], s
         raise Refused("vllm_installer_environment", why, f"{instead} The last answer was: {failed.said}") from None
 
 
-def _finish_part(record: Mapping[str, Any], uv: str, part: str, final: str, progress: Progress) -> None:
+def _finish_part(record: Mapping[str, Any], site: Site, uv: str, part: str, progress: Progress) -> None:
     """Prove what was installed, add what belongs to it, and make it read-only."""
     name, packages = record["id"], f"lib/python{record['python']}/site-packages"
     if record["device"] == "cpu":
@@ -191,14 +191,17 @@ def _finish_part(record: Mapping[str, Any], uv: str, part: str, final: str, prog
     if os.path.exists(f"{part}/.lock"):
         os.unlink(f"{part}/.lock")  # the installer's own, which anyone could write to
     progress.say(f"{name}: comparing with the wheels' own records")
-    environment_manifest.check_records(part, packages, environment_manifest.make(part))
+    manifest = environment_manifest.make(part)
+    environment_manifest.check_records(part, packages, manifest)
     check_consistency(record, uv, part)
-    bytecode(f"{part}/bin/python", part, final, f"{name}: compiling bytecode", progress)
+    digests = {path: row[2] for path, row in manifest["files"].items()}
+    sources = {path: digest for path, digest in digests.items() if path.startswith("lib/") and path.endswith(".py")}
+    compiled = bytecode.add(f"{part}/bin/python", site.final(name), sources, site.cache, f"{name}: compiling bytecode", progress)
     progress.say(f"{name}: proving that it is vLLM {record['vllm']}")
     check_version(record, part)
     with open(f"{part}/{bom.NAME}", "w", encoding="utf-8") as stream:
         stream.write(bom.text(bom.bill(record, f"{part}/{packages}")))
-    environment_manifest.write(part, environment_manifest.make(part))
+    environment_manifest.write(part, environment_manifest.make(part, {**digests, **compiled}))
     environment_manifest.freeze(part)
 
 
@@ -236,38 +239,6 @@ def unexpected(said: str, gaps: frozenset[str]) -> list[str]:
         if not known and not (gaps and line == CPU_TAG):
             found.append(line)
     return found
-
-
-def bytecode(python: str, part: str, final: str, what: str, progress: Progress) -> None:
-    """Compile all modules, side by side. A hardened unit cannot write bytecode, and without it a start takes minutes.
-
-    unchecked-hash: it stays valid when times change on the way to another host.
-    """
-    sizes = {}
-    for folder, _folders, files in os.walk(f"{part}/lib"):
-        sizes.update({path: os.path.getsize(path) for path in (os.path.join(folder, file) for file in files) if path.endswith(".py")})
-    at_once = os.cpu_count() or 1
-    ordered = sorted(sizes, key=lambda path: sizes[path])
-    shares = [ordered[start :: at_once * 4] for start in range(at_once * 4)]
-    command = [python, "-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", "-s", part, "-p", final, "-i", "-"]
-    running: list[subprocess.Popen[str]] = []
-    for number, share in enumerate(shares):
-        progress.say(f"{what}, {100 * number // len(shares)} %")
-        child = spawn(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
-        if child.stdin:
-            child.stdin.write("".join(f"{path}\n" for path in share))
-            child.stdin.close()
-        running.append(child)
-        if len(running) == at_once:
-            _wait_compiled(running.pop(0))
-    for child in running:
-        _wait_compiled(child)
-
-
-def _wait_compiled(child: subprocess.Popen[str]) -> None:
-    if child.wait() not in (0, 1):  # 1: a wheel ships a file in a newer Python's syntax, which nothing imports
-        why = f"bytecode was not compiled: Python ended with {child.returncode}."
-        raise Refused("vllm_directory", why, "Look for a full disk or too little memory, and run it again.")
 
 
 def check_version(record: Mapping[str, Any], part: str) -> None:

@@ -52,8 +52,11 @@ def _seconds(found: os.stat_result) -> int:
     return found.st_mtime_ns // 10**9
 
 
-def make(root: str) -> dict[str, Any]:
-    """Return the manifest of what is in ``root``: files (path -> size, time, SHA-256), links (path -> target) and bytes."""
+def make(root: str, known: Optional[Mapping[str, str]] = None) -> dict[str, Any]:
+    """Return the manifest of what is in ``root``: files (path -> size, time, SHA-256), links (path -> target) and bytes.
+
+    ``known`` are digests of files that were just read, and are not read again.
+    """
     files: dict[str, Any] = {}
     links: dict[str, str] = {}
     for path, entry in _walk(root):
@@ -65,7 +68,8 @@ def make(root: str) -> dict[str, Any]:
             found = entry.stat(follow_symlinks=False)
             files[path] = (found.st_size, _seconds(found))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves the interpreter's lock
-        digests = dict(zip(files, pool.map(lambda path: sha256(os.path.join(root, path)), files)))
+        new = [path for path in files if path not in (known or {})]
+        digests = {**(known or {}), **dict(zip(new, pool.map(lambda path: sha256(os.path.join(root, path)), new)))}
     rows = {path: [*files[path], digests[path]] for path in sorted(files)}
     return {"files": rows, "links": dict(sorted(links.items())), "bytes": sum(row[0] for row in rows.values())}
 

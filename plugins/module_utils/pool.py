@@ -72,7 +72,9 @@ def pack(site: Site, name: str, pool: str, progress: Progress) -> dict[str, Any]
     file = f"{name}.tar.gz"
     part = f"{pool}/environments/.{file}.part"
     digest = hashlib.sha256()
-    command = ["tar", "--create", "--sort=name", "--owner=0", "--group=0", "--numeric-owner", "-C", site.environments, name]
+    # equal sources share their bytecode: each file whole, as whatever unpacks them may put them elsewhere
+    command = ["tar", "--create", "--sort=name", "--hard-dereference", "--owner=0", "--group=0", "--numeric-owner", "-C", site.environments]
+    command.append(name)
     child = spawn(command, stdout=subprocess.PIPE)
     try:
         with open(part, "wb") as out:
