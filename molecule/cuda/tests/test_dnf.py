@@ -6,10 +6,12 @@ import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils.cuda_packages import OPEN, PROPRIETARY, SYSTEMS, driver, toolkit
 from conftest import NEW, NEXT
 
+# noscripts: a root with nothing but these packages has no shell
 DNF = (
     "dnf -y --installroot=/srv/root{release} --releasever={release} --setopt=module_platform_id=platform:el{release} "
     "--setopt=reposdir=/none "
-    "--repofrompath=cuda,file:///srv/vendor/www/rhel{release}/x86_64 --nogpgcheck --setopt=install_weak_deps=false {words}"
+    "--repofrompath=cuda,file:///srv/vendor/www/rhel{release}/x86_64 --nogpgcheck --setopt=install_weak_deps=false "
+    "--setopt=tsflags=noscripts {words}"
 )
 
 

@@ -28,6 +28,6 @@ def test_the_whole_chain(blank):
     )
     assert code == 0, said
     assert installed(server) == NEW
-    assert said.index("nvidia-driver-cuda") < said.index("vllm@micro")
+    assert said.rindex("TASK [ownmetal.codex.cuda : ") < said.index("TASK [ownmetal.codex.vllm : Run | Switch, start")
     assert server.service("vllm@micro").is_running
     assert "chat_tool_call" in said
