@@ -132,10 +132,18 @@ def example() -> str:
         lines += ["", "With those lines in `host_vars/gpu1.yml`:", ""]
 
 
+def engines() -> str:
+    """Return what each engine of the gateway can, as a table."""
+    sys.path.insert(0, str(ROOT / ".collections"))
+    core = importlib.import_module("ansible_collections.ownmetal.codex.plugins.module_utils.gateway_engines")
+    lines = ["| what | nginx | caddy |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in core.rows())])
+
+
 def parts() -> dict[Path, Callable[[], str]]:
     """Return the files with a generated part, and what makes it."""
     roles = {folder / "README.md": functools.partial(variables, folder.name) for folder in sorted((ROOT / "roles").iterdir())}
-    return {**roles, ROOT / "docs/compatibility.md": compatibility, ROOT / "docs/plan.md": example}
+    return {**roles, ROOT / "docs/gateway.md": engines, ROOT / "docs/compatibility.md": compatibility, ROOT / "docs/plan.md": example}
 
 
 def renewed(path: Path, part: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from ansible_collections.ownmetal.codex.plugins.filter.catalogue import readable
-from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_keys, gateway_rotation, gateway_state
+from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_caddy, gateway_keys, gateway_rotation, gateway_state
 from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_plan as core
 
 
@@ -31,6 +31,11 @@ def models(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
 def classes(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the different limits of all keys."""
     return core.classes(settings["keys"], gateway_state.usual(settings))
+
+
+def listing(settings: Mapping[str, Any]) -> str:
+    """Return the answer to /v1/models, for an engine that has it in its configuration."""
+    return gateway_caddy.listing(models(settings))
 
 
 def client_instances(instances: Sequence[Mapping[str, Any]], gateway: str, variables: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -60,6 +65,7 @@ class FilterModule:
             "gateway_host_problems": host_problems,
             "gateway_models": models,
             "gateway_classes": classes,
+            "gateway_listing": listing,
             "gateway_client_instances": client_instances,
             "gateway_key_files": key_files,
             "gateway_server_key_files": server_key_files,

@@ -57,7 +57,9 @@ class LookupModule(LookupBase):
 
 def _secrets(settings: dict[str, Any], hostvars: Any, make: bool) -> dict[str, str]:
     directory = os.path.expanduser(str(settings["secrets"]))
-    if settings["tls"] == "files":
+    if settings["tls"] == "acme":
+        pair = gateway_tls.Pair("", "")  # made on the gateway
+    elif settings["tls"] == "files":
         pair = gateway_tls.given(str(settings["tls_certificate"]), str(settings["tls_key"]), settings["names"])
     else:
         pair = gateway_tls.made(directory, str(settings["host"]), settings["names"], make)

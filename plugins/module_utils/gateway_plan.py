@@ -10,21 +10,18 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
-from . import gateway_keys
+from . import gateway_acme, gateway_engines, gateway_keys
 from .catalogue import is_local
 from .errors import ManyRefused, Refused, nearest
 from .networks import bad_sources
 
-# what each engine can do; a setting that the chosen one cannot honour is refused
-ENGINES: dict[str, frozenset[str]] = {"nginx": frozenset({"private_ca", "files", "hold", "hashed_keys", "drain"})}
-COMING = ("caddy",)
 ROUTES = {
     "chat/completions": "chat completions",
     "responses": "what Codex speaks",
     "completions": "plain completions",
     "embeddings": "embeddings",
 }
-TLS = ("private_ca", "files")
+TLS = ("private_ca", "files", "acme")
 COUNTS = ("port", *gateway_keys.LIMITS, "body_limit_mib", "stream_timeout")
 HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
 
@@ -36,28 +33,33 @@ def problems(settings: Mapping[str, Any], instances: Sequence[Mapping[str, Any]]
     """
     found = _engine(settings) + _tls(settings) + _addresses(settings) + _routes(settings) + _numbers(settings)
     try:
-        served = [model["name"] for model in models(instances, settings["drained"], settings["host"])]
+        every = models(instances, settings["drained"], settings["host"])
     except Refused as refused:
         return found + (refused.refusals if isinstance(refused, ManyRefused) else [refused])
-    return found + gateway_keys.problems(settings["keys"], served)
+    if settings["engine"] in gateway_engines.ENGINES:
+        found += gateway_engines.problems_of_models(settings["engine"], every)
+    return found + gateway_keys.problems(settings["keys"], [model["name"] for model in every])
 
 
 def _engine(settings: Mapping[str, Any]) -> list[Refused]:
     engine = settings["engine"]
-    if engine in ENGINES:
-        return []
-    why = "is not there yet." if engine in COMING else "is no engine that this role knows."
-    return [Refused(f"gateway_engine {engine}", why, f"Write {', '.join(ENGINES)}.")]
+    if engine in gateway_engines.ENGINES:
+        return gateway_engines.problems(settings)
+    return [
+        Refused(f"gateway_engine {engine}", "is no engine that this role knows.", f"Write one of: {', '.join(gateway_engines.ENGINES)}.")
+    ]
 
 
 def _tls(settings: Mapping[str, Any]) -> list[Refused]:
     kind, files = settings["tls"], {name: settings[f"tls_{name}"] for name in ("certificate", "key")}
     if kind not in TLS:
-        why = "is not there yet." if kind == "acme" else "is no way to a certificate that this role knows."
-        return [Refused(f"gateway_tls {kind}", why, f"Write one of: {', '.join(TLS)}.")]
+        return [Refused(f"gateway_tls {kind}", "is no way to a certificate that this role knows.", f"Write one of: {', '.join(TLS)}.")]
+    found = gateway_acme.problems(settings)
     if kind == "files":
-        return [Refused(f"gateway_tls_{name}", "is empty.", "Name a file of the controller.") for name, file in files.items() if not file]
-    return [
+        return found + [
+            Refused(f"gateway_tls_{name}", "is empty.", "Name a file of the controller.") for name, file in files.items() if not file
+        ]
+    return found + [
         Refused(f"gateway_tls_{name}", "is read with gateway_tls: files alone.", "Set that, or remove this.")
         for name, file in files.items()
         if file
@@ -109,7 +111,9 @@ def numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _numbers(settings: Mapping[str, Any]) -> list[Refused]:
-    wrong = [name for name in COUNTS if not gateway_keys.is_count(settings[name])]
+    unlimited = settings["engine"] in gateway_engines.ENGINES and not gateway_engines.limits_keys(settings["engine"])
+    counts = [name for name in COUNTS if not (unlimited and name in gateway_keys.LIMITS)]
+    wrong = [name for name in counts if not gateway_keys.is_count(settings[name])]
     if not (gateway_keys.is_count(settings["hold"]) or settings["hold"] == 0):
         wrong.append("hold")
     return [Refused(f"gateway_{name}", f"{settings[name]!r} is no whole number above 0.", "Write one, or leave it out.") for name in wrong]
@@ -224,12 +228,15 @@ def host_problems(host: str, observed: Mapping[str, Any], port: int, unit: str) 
     found = []
     system = observed["system"]
     if system["name"] not in ("debian", "ubuntu"):
-        why = f"runs {system['name']} {system['version']}, and the role knows nginx with Lua from Debian and Ubuntu."
+        why = f"runs {system['name']} {system['version']}, and the role knows the packages of Debian and Ubuntu."
         found.append(Refused(host, why, "Take another host for the gateway."))
-    others = sorted({str(row.get("unit") or "somebody") for row in observed["ports"].get(str(port), [])} - {unit})
-    if others:
+    for number, rows in observed["ports"].items():
+        others = sorted({str(row.get("unit") or "somebody") for row in rows} - {unit})
         why = f"{' and '.join(others)} listens there already."
-        found.append(Refused(f"{host}: gateway_port {port}", why, "Stop that, or write another port."))
+        if others and number == str(port):
+            found.append(Refused(f"{host}: gateway_port {port}", why, "Stop that, or write another port."))
+        elif others:  # looked at where an authority asks it
+            found.append(Refused(f"{host}: gateway_tls acme, port {number}", why, "Stop that: the authority asks that port for the proof."))
     return found
 
 

@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, the ownmetal.codex authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a gateway's program reads when it starts: digests of keys, models, the servers' own keys. A secret as a whole."""
+"""What a gateway reads when it starts, for nginx: digests of keys, models, the servers' own keys. A secret as a whole."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
-from . import gateway_keys, gateway_plan
+from . import gateway_caddy, gateway_keys, gateway_plan
 from .api_key import read_or_make
 from .errors import Refused
-from .gateway_rotation import servers_before
+from .gateway_rotation import digest, servers_before
 
 # settings that are in nginx's own file: here, so that the digest of the state tells whether that one was loaded too
-OF_NGINX = ("listen", "port", "routes", "monitors", "body_limit_mib", "stream_timeout", "drained")
+OF_NGINX = (
+    "listen", "port", "names", "routes", "monitors", "body_limit_mib", "stream_timeout", "drained", "tls", "acme_directory", "acme_email"
+)  # fmt: skip
 
 
 def usual(settings: Mapping[str, Any]) -> dict[str, int]:
@@ -60,12 +62,18 @@ def text(
     models = gateway_plan.models(instances, settings["drained"], settings["host"])
     headers = gateway_plan.backend_authorizations(models, server_keys)
     directory = os.path.expanduser(str(settings["secrets"]))
+    caddy = settings["engine"] == "caddy"
+    keys = gateway_keys.table(settings["keys"], directory, usual(settings), make, read)
     state = {
-        "keys": gateway_keys.table(settings["keys"], directory, usual(settings), make, read),
-        "models": gateway_plan.lua_models(models, headers),
+        "keys": {} if caddy else keys,
+        "models": gateway_plan.lua_models(models, {} if caddy else headers),
         "hold": settings["hold"],
         "stream_timeout": settings["stream_timeout"],
         "nginx": {name: settings[name] for name in OF_NGINX},
         "certificate": hashlib.sha256(certificate.encode()).hexdigest(),
     }
-    return json.dumps(state, indent=1, sort_keys=True) + "\n"
+    said = json.dumps(state, indent=1, sort_keys=True) + "\n"
+    if not caddy:
+        return said
+    # all models are on the same servers there, which have one key
+    return gateway_caddy.secrets(keys, headers[models[0]["upstream"]], digest(said))

@@ -24,19 +24,41 @@ def settings(**changes):
         "host": "gw1", "engine": "nginx", "listen": "0.0.0.0", "port": 443, "names": ["gw1"], "tls": "private_ca",
         "tls_certificate": "", "tls_key": "", "secrets": "/srv/secrets", "keys": [], "routes": ["responses"],
         "requests_per_minute": 600, "burst": 40, "concurrency": 16, "body_limit_mib": 32, "hold": 120,
-        "stream_timeout": 3600, "monitors": [], "drained": [],
+        "stream_timeout": 3600, "monitors": [], "drained": [], "acme_directory": "", "acme_email": "", "acme_ca": "", "acme_agreed": False,
     }  # fmt: skip
     return {**usual, **changes}
 
 
 SERVER_KEYS = {"gpu1": ("internal-key-of-the-servers", "")}
+CADDY = {"engine": "caddy", "requests_per_minute": 0, "burst": 0, "concurrency": 0}
+ACME = {"tls": "acme", "acme_directory": "https://acme.example.com/directory", "acme_email": "ops@example.com", "acme_agreed": True}
+
+
 ANNA = {"team": "red", "name": "anna"}
 REFUSED = [
     # settings                                           words of the refusal, or none
     ({}, None),
-    ({"engine": "caddy"}, "gateway_engine caddy: is not there yet. Write nginx."),
+    (CADDY, None),
+    (
+        {**CADDY, "burst": 40},
+        "gateway_burst: gateway_engine caddy cannot: a rate and a concurrency of each key. Write gateway_engine: nginx",
+    ),
+    ({**CADDY, "keys": [{"team": "red", "name": "ci", "models": ["coder"]}]}, "gateway_keys red/ci: models: gateway_engine caddy cannot"),
+    ({**CADDY, "keys": [{"team": "red", "name": "ci", "concurrency": 2}]}, "gateway_keys red/ci: concurrency: gateway_engine caddy cannot"),
+    ({**CADDY, "keys": [{"team": "red", "name": "ci", "concurrency": 2, "state": "absent"}]}, None),
+    ({**CADDY, "keys": [{"team": "red", "name": "ci", "expires": "2027-01-31"}]}, None),
+    ({"burst": 0}, "gateway_burst: 0 is no whole number above 0."),
     ({"engine": "apache"}, "is no engine"),
-    ({"tls": "acme"}, "gateway_tls acme: is not there yet."),
+    (ACME, None),
+    ({**ACME, **CADDY}, None),
+    ({**ACME, "acme_directory": "http://acme.example.com/"}, "gateway_acme_directory: 'http://acme.example.com/' is no https address."),
+    ({**ACME, "acme_directory": "https://a/ --pre-hook=x"}, "gateway_acme_directory"),
+    ({**ACME, "acme_email": "ops"}, "gateway_acme_email: 'ops' is no address for mail."),
+    ({**ACME, "acme_agreed": False}, "gateway_acme_agreed: is not true"),
+    ({**ACME, "acme_ca": "/nowhere"}, "gateway_acme_ca: /nowhere is no file of the controller."),
+    ({**ACME, "names": ["gw1", "192.0.2.1"]}, "gateway_names: 192.0.2.1 is an address"),
+    ({"acme_email": "ops@example.com"}, "gateway_acme_email: is read with gateway_tls: acme alone."),
+    ({"tls": "letsencrypt"}, "is no way to a certificate"),
     ({"tls": "files"}, "gateway_tls_certificate: is empty."),
     ({"tls_key": "/srv/key"}, "is read with gateway_tls: files alone"),
     ({"tls": "files", "tls_certificate": "/a", "tls_key": "/b"}, None),
@@ -114,6 +136,31 @@ def test_two_servers_of_one_model_are_one_upstream_with_the_shorter_context():
     assert gateway_plan.lua_models([coder])["coder"]["servers"] == ["10.0.0.5:8000"]  # held requests do not wait for a drained one
 
 
+def test_caddy_leads_to_one_pool_of_servers():
+    one = [instance(served_model_name=["coder", "alias"]), instance("gpu2", served_model_name=["coder", "alias"])]
+    assert gateway_plan.problems(settings(**CADDY), one) == []
+    found = " ".join(map(str, gateway_plan.problems(settings(**CADDY), [instance(), instance("gpu2", "small")])))
+    assert "gateway_engine caddy: cannot see which model a body asks for, and these have servers of their own: coder, small." in found
+
+
+def test_caddy_lists_no_length_that_it_does_not_know():
+    found = " ".join(map(str, gateway_plan.problems(settings(**CADDY), [instance(max_model_len=None)])))
+    assert "vllm_instances coder: max_model_len: is left to vLLM, and gateway_engine caddy lists" in found
+    assert gateway_plan.problems(settings(), [instance(max_model_len=None)]) == []
+
+
+def test_caddy_has_digests_of_keys_too_and_the_servers_own(tmp_path):
+    given = settings(**CADDY, keys=[ANNA, {**ANNA, "name": "ben", "expires": "2027-01-31"}], secrets=str(tmp_path))
+    text = gateway_state.text(given, [instance()], SERVER_KEYS, "pem", True)
+    anna = (tmp_path / "keys/red/anna.key").read_text().strip()
+    assert anna not in text
+    assert f'"{hashlib.sha256(anna.encode()).hexdigest()}" "red/anna 9999999999"' in text
+    assert '"red/ben 1801440000"' in text
+    assert 'vars gateway_authorization "Bearer internal-key-of-the-servers"' in text
+    other = gateway_state.text({**given, "stream_timeout": 60}, [instance()], SERVER_KEYS, "pem", True)
+    assert other != text  # so that its digest tells whether the other file was loaded
+
+
 def test_a_length_that_vllm_decides_is_not_made_up():
     assert gateway_plan.models([instance(), instance("gpu2", max_model_len=None)], [], "gw1")[0]["max_model_len"] is None
 
@@ -149,6 +196,7 @@ HOSTS = [
     ({"ports": {"443": [{"address": "0.0.0.0", "unit": "ownmetal-gateway.service"}]}}, None),
     ({"ports": {"443": [{"address": "0.0.0.0", "unit": "apache2.service"}]}}, "gateway_port 443: apache2.service listens there already"),
     ({"ports": {"443": [{"address": "0.0.0.0"}]}}, "somebody listens there already"),
+    ({"ports": {"443": [], "80": [{"address": "0.0.0.0", "unit": "nginx.service"}]}}, "gateway_tls acme, port 80: nginx.service listens"),
 ]
 
 

@@ -11,11 +11,11 @@ def test_a_second_run_makes_one_connection(playbook):
 
 
 def test_what_cannot_be_honoured_is_refused_without_a_connection(playbook):
-    code, said = playbook("gateways", "-vvv", gateway_engine="caddy", gateway_routes=["tokenize"], gateway_hold="soon")
+    code, said = playbook("gateways", "-vvv", gateway_engine="caddy", gateway_burst=40, gateway_routes=["tokenize"], gateway_hold="soon")
     assert code != 0
     assert "SSH: EXEC" not in said
     for words in (
-        "gateway_engine caddy: is not there yet. Write nginx.",
+        "gateway_burst: gateway_engine caddy cannot: a rate and a concurrency of each key. Write gateway_engine: nginx",
         "gateway_routes: tokenize: is no route that a gateway opens.",
         "gateway_hold: 'soon' is no whole number",
     ):
