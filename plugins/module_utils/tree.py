@@ -173,8 +173,9 @@ def apply(entries: list[Entry]) -> None:
                     _make_directory(entry, made)
                 elif entry.state == "file" and entry.content is not None:
                     staged.append(_stage(entry))
+        places = "\n".join(f"{path}\t{temporary}" for _entry, temporary, path in staged)
         for entry, temporary, _path in staged:
-            _validate(entry, temporary)
+            _validate(entry, temporary, places)
     except BaseException:
         _clear(staged)
         for path in reversed(made):
@@ -246,11 +247,11 @@ def _own(path: str, entry: Entry) -> None:
         os.chmod(path, int(entry.mode, 8))
 
 
-def _validate(entry: Entry, temporary: str) -> None:
+def _validate(entry: Entry, temporary: str, places: str) -> None:
     if not entry.validate:
         return
     command = [word.replace("%s", temporary) for word in entry.validate]
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"env": {**os.environ, "OWNMETAL_STAGED": places}}
     if entry.user and os.geteuid() == 0:
         record = pwd.getpwnam(entry.user)
         options = {

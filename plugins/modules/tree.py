@@ -58,6 +58,8 @@ options:
         description:
           - A command, as a string or a list of words, run on the host without a shell on the staged file. C(%s) is its path; it has
             the destination's own name. Skipped in check mode.
+          - Outside of homes its environment has E(OWNMETAL_STAGED), with a line for each staged file of this task. The line has the
+            file's place, a tab, and where it is staged. So files that belong together can be judged together.
         type: raw
       secret:
         description: Never show this file's content in a diff.

@@ -56,6 +56,16 @@ def test_one_invalid_file_leaves_all_as_they_were(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_files_that_belong_together_are_judged_together(tmp_path):
+    (tmp_path / "secrets").write_text("old")
+    judge = ["sh", "-c", r'grep -q "$(cat "$(echo "$OWNMETAL_STAGED" | sed -n "s#.*/secrets\t##p")")" "$0"', "%s"]
+    with pytest.raises(Refused, match="its validator refused it"):
+        roundtrip([file(tmp_path / "secrets", "other"), file(tmp_path / "config", "of the new", validate=judge)])
+    assert (tmp_path / "secrets").read_text() == "old"
+    roundtrip([file(tmp_path / "secrets", "new"), file(tmp_path / "config", "of the new", validate=judge)])
+    assert (tmp_path / "secrets").read_text() == "new"
+
+
 def test_a_validator_sees_the_files_own_name(tmp_path):
     roundtrip([file(tmp_path / "x.service", "good", validate=["sh", "-c", 'test "$(basename $0)" = x.service', "%s"])])
     assert (tmp_path / "x.service").read_text() == "good"
