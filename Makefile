@@ -13,7 +13,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 LAB := $(ROOT) $(TOOLS)/bin/python -m lab
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ownmetal
 
-.PHONY: help site plan facts flags verify uninstall lab-up lab-down test lint unit molecule molecule-vllm molecule-cuda molecule-gateway molecule-codex bench relock docs build tools clean
+.PHONY: help site plan facts flags verify uninstall lab-up lab-down test lint unit molecule molecule-vllm molecule-cuda molecule-gateway molecule-codex molecule-caddy bench relock docs build tools clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ molecule-gateway: tools .cache/micro-model ## two servers, a gateway before them
 
 molecule-codex: tools ## Codex on a machine of two people, with what they had, and with old releases; a stand-in for the models
 	python tests/run.py codex
+
+molecule-caddy: tools .cache/micro-model ## the gateway with Caddy, changes of its engine, certificates by ACME; stand-ins for the models
+	python tests/run.py caddy
 
 bench: tools .cache/micro-model ## measure against a plain role with stock modules (docs/speed.md): make bench BENCH="--full environment"
 	python bench/run.py $(BENCH)

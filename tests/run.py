@@ -92,6 +92,14 @@ PARTS = (
         "molecule destroy --scenario-name gateway",
         asked=True,  # not yet green as one run: the rotation of the servers' key under load has not passed
     ),
+    Part(
+        "caddy",
+        12,
+        "the gateway with Caddy before stand-ins for models, what an engine refuses, changes of the engine, certificates by ACME",
+        ("molecule test --scenario-name gateway_caddy",),
+        "molecule destroy --scenario-name gateway_caddy",
+        asked=True,  # not run as one yet
+    ),
 )
 
 

@@ -9,7 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from ansible_collections.ownmetal.codex.plugins.filter.catalogue import readable
-from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_caddy, gateway_keys, gateway_rotation, gateway_state
+from ansible_collections.ownmetal.codex.plugins.module_utils import (
+    gateway_caddy,
+    gateway_keys,
+    gateway_leftovers,
+    gateway_rotation,
+    gateway_state,
+)
 from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_plan as core
 
 
@@ -36,6 +42,11 @@ def classes(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
 def listing(settings: Mapping[str, Any]) -> str:
     """Return the answer to /v1/models, for an engine that has it in its configuration."""
     return gateway_caddy.listing(models(settings))
+
+
+def leftovers(settings: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return what another engine, or another way to a certificate, has left, as entries of the module tree."""
+    return [{"dest": path, "state": "absent"} for path in gateway_leftovers.leftovers(settings)]
 
 
 def client_instances(instances: Sequence[Mapping[str, Any]], gateway: str, variables: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -66,6 +77,7 @@ class FilterModule:
             "gateway_models": models,
             "gateway_classes": classes,
             "gateway_listing": listing,
+            "gateway_leftovers": leftovers,
             "gateway_client_instances": client_instances,
             "gateway_key_files": key_files,
             "gateway_server_key_files": server_key_files,

@@ -7,7 +7,13 @@ import os
 import ssl
 
 import pytest
-from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_keys, gateway_plan, gateway_state, gateway_tls
+from ansible_collections.ownmetal.codex.plugins.module_utils import (
+    gateway_keys,
+    gateway_leftovers,
+    gateway_plan,
+    gateway_state,
+    gateway_tls,
+)
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 
 NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.timezone.utc)
@@ -159,6 +165,23 @@ def test_caddy_has_digests_of_keys_too_and_the_servers_own(tmp_path):
     assert 'vars gateway_authorization "Bearer internal-key-of-the-servers"' in text
     other = gateway_state.text({**given, "stream_timeout": 60}, [instance()], SERVER_KEYS, "pem", True)
     assert other != text  # so that its digest tells whether the other file was loaded
+
+
+ETC, STATE, TIMER = "/etc/ownmetal-gateway", "/var/lib/ownmetal-gateway", "/etc/systemd/system/ownmetal-gateway-acme.timer"
+LEFT = [
+    # settings, what goes, what stays
+    ({}, {f"{ETC}/Caddyfile", f"{ETC}/acme-ca.crt", TIMER, STATE}, {f"{ETC}/nginx.conf", f"{ETC}/tls.key"}),
+    (CADDY, {f"{ETC}/nginx.conf", f"{ETC}/state.json", f"{STATE}/caddy/acme", TIMER}, {f"{ETC}/Caddyfile", f"{ETC}/tls.key", STATE}),
+    (ACME, {f"{ETC}/Caddyfile", f"{ETC}/tls.key", f"{STATE}/caddy"}, {TIMER, STATE, f"{STATE}/acme"}),
+    ({**ACME, **CADDY, "acme_ca": "/ca"}, {TIMER, f"{STATE}/acme"}, {f"{ETC}/acme-ca.crt", STATE, f"{STATE}/caddy", f"{STATE}/caddy/acme"}),
+]
+
+
+@pytest.mark.parametrize(("changes", "gone", "kept"), LEFT)
+def test_what_another_engine_or_way_to_a_certificate_has_left_goes(changes, gone, kept):
+    found = set(gateway_leftovers.leftovers(settings(**changes)))
+    assert gone <= found
+    assert not kept & found
 
 
 def test_a_length_that_vllm_decides_is_not_made_up():
