@@ -13,6 +13,25 @@ NONSENSE = {  # what the role's own checks would not let through
 SUMS = "cat /etc/ownmetal-gateway/* /etc/systemd/system/ownmetal-gateway.service | sha256sum"
 
 
+REFUSED = {
+    "gateway_burst": (40, "gateway_burst: gateway_engine caddy cannot: a rate and a concurrency of each key. Write gateway_engine: nginx"),
+    "gateway_keys": (
+        [{"team": "red", "name": "ci", "models": ["micro"]}],
+        "gateway_keys red/ci: models: gateway_engine caddy cannot: keys for some models only.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["gateways", "rotate_keys", "rotate_server_key", "upgrade"])
+def test_what_caddy_cannot_do_is_refused_without_a_connection(playbook, name):
+    held = key("anna"), key("internal")
+    code, said = playbook(name, "-vvv", **{variable: value for variable, (value, _) in REFUSED.items()})
+    assert code != 0
+    assert "SSH: EXEC" not in said
+    assert [words for _, words in REFUSED.values() if words not in said] == []
+    assert (key("anna"), key("internal")) == held
+
+
 @pytest.fixture(params=ENGINES)
 def engine(request, converge):
     limits = {} if request.param == "caddy" else {"gateway_engine": "nginx"}
@@ -54,6 +73,7 @@ def test_from_caddy_to_nginx_and_back_leaves_nothing_of_the_other(converge, gate
     there = set(gateway.check_output(LEFT).splitlines())
     assert there >= OF_NGINX
     assert not there & OF_CADDY
+    assert not [path for path in there if path.startswith("/var/lib/")]
     assert gateway.run("pgrep -x caddy").rc == 1
     assert ask("/v1/models")[0] == 200
     converge()

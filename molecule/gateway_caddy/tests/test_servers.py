@@ -56,7 +56,7 @@ def test_a_conversation_stays_and_a_dead_server_costs_nothing(ask, servers):
 def test_a_request_waits_while_no_server_answers(ask, servers):
     for server in servers.values():
         server.check_output("systemctl stop stand-in")
-    servers["server1"].check_output("systemd-run --quiet --on-active=6 systemctl start stand-in")
+    servers["server1"].check_output("systemd-run --quiet --on-active=6 --timer-property=AccuracySec=100ms systemctl start stand-in")
     try:
         status, said = ask("/v1/responses", body={"input": "x"})
         assert (status, json.loads(said)["server"]) == (200, "server1")
