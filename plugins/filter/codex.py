@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.ownmetal.codex.plugins.module_utils import codex_files
+from ansible_collections.ownmetal.codex.plugins.module_utils import codex_files, codex_release
 from ansible_collections.ownmetal.codex.plugins.module_utils import codex_settings as core
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 
@@ -23,9 +23,9 @@ def problems(settings: Mapping[str, Any]) -> list[str]:
     return [str(refused) for refused in core.problems(settings)]
 
 
-def host_problems(observed: Mapping[str, Any], host: str, link: str, directory: str, machines: Mapping[str, str]) -> list[str]:
+def host_problems(observed: Mapping[str, Any], settings: Mapping[str, Any], places: Sequence[Mapping[str, str]]) -> list[str]:
     """Return the sentences about what stands in the way of installing on a machine."""
-    return [str(refused) for refused in core.host_problems(observed, host, link, directory, list(machines))]
+    return [str(refused) for refused in core.host_problems(observed, settings, places)]
 
 
 def version_problems(version: str, settings: Mapping[str, Any]) -> list[str]:
@@ -93,6 +93,7 @@ class FilterModule:
         """Return them by name."""
         return {
             "codex_problems": problems,
+            "codex_places": codex_release.places,
             "codex_host_problems": host_problems,
             "codex_version_problems": version_problems,
             "codex_serving": serving,

@@ -27,9 +27,10 @@ CONFIG = "home/.codex/config.toml.j2"
 VALIDATE = r"""
 cd "${2%/*}" || exit 1
 for file in ../*; do [ -e "${file##*/}" ] || ln -s "$file" .; done
-command -v "$1" >/dev/null || { echo "there is no $1"; exit 1; }
-ask() { CODEX_HOME=$PWD "$codex" "$@" </dev/null 2>&1; }
 codex=$1
+case $codex in "~/"*) codex=$HOME/${codex#??} ;; esac
+command -v "$codex" >/dev/null || { echo "there is no $codex"; exit 1; }
+ask() { CODEX_HOME=$PWD "$codex" "$@" </dev/null 2>&1; }
 if [ "$3" = lenient ]; then
   said=$(ask features list) && exit 0
 elif ask app-server --help | grep -q -e --print-startup-config; then

@@ -11,6 +11,7 @@ from typing import Any, Optional
 from . import compatibility
 from .catalogue import is_local
 from .codex_config import RESERVED, at_least
+from .codex_release import SPACE, TRIPLES, archive_problems
 from .errors import Refused, nearest
 
 PACKAGED = (0, 134)  # npm brings the program as bin/codex
@@ -19,6 +20,7 @@ ASSUMED_CONTEXT = 272_000  # tokens; what Codex takes for the context of a model
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "max_tokens", "max_output_tokens", "repetition_penalty")
 USER = re.compile(r"[a-z_][a-z0-9_.-]*\$?")
 PROVIDER = re.compile(r"[A-Za-z0-9_-]+")
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:-[\w.]+)?")
 
 
@@ -31,6 +33,7 @@ def problems(settings: Mapping[str, Any]) -> list[Refused]:
     found = [
         *_users(settings),
         *_version(settings),
+        *_ways(settings),
         *_provider(settings["provider"]),
         *_model(settings, "codex_model", settings["model"]),
         *_profiles(settings),
@@ -61,17 +64,34 @@ def _version(settings: Mapping[str, Any]) -> Iterator[Refused]:
     version, locked = str(settings["version"]), settings["locked_version"]
     if not VERSION.fullmatch(version):
         yield Refused("codex_version", f"{version!r} is no version.", f"Write it as in {locked}.")
-    elif settings["install"] and version != locked:
+    elif settings["install"] and settings["source"] == "npm" and version != locked:
         instead = (
-            f"Remove codex_version, or lock the other one: in roles/codex/files/npm run npm install --package-lock-only "
+            f"Remove codex_version, or give an archive of it (codex_source: archive), or lock it: in roles/codex/files/npm "
+            "run npm install --package-lock-only "
             f"--save-exact --omit-lockfile-registry-resolved @openai/codex@{version}"
         )
         yield Refused("codex_version", f"the lock of this role holds Codex {locked}, not {version}.", instead)
-    elif settings["install"] and not at_least(version, PACKAGED):
+    elif settings["install"] and settings["source"] == "npm" and not at_least(version, PACKAGED):
         why = f"Codex {version} is packed in another way than those that the role installs."
         yield Refused("codex_version", why, "Write 0.134.0 or newer, or install it yourself and set codex_install: false.")
     elif settings["install"]:
         yield from version_problems(version, settings)
+
+
+def _ways(settings: Mapping[str, Any]) -> Iterator[Refused]:
+    """Yield what is wrong with the way in which Codex comes; the archive itself is read when it is needed."""
+    archive, digest = str(settings["archive"]), str(settings["sha256"])
+    if not settings["install"]:
+        return
+    if settings["scope"] == "user" and not settings["users"]:
+        yield Refused("codex_scope: user", "is for no one: codex_users is empty.", "Name the users, or write codex_scope: machine.")
+    if settings["source"] == "npm" and (archive or digest):
+        yield Refused("codex_archive", "is not read: codex_source is npm.", "Write codex_source: archive, or remove it.")
+    elif settings["source"] == "archive":
+        if not archive.startswith("/"):
+            yield Refused("codex_archive", "is no absolute path.", "Write the path of a .tar.gz file on the controller.")
+        if not SHA256.fullmatch(digest):
+            yield Refused("codex_archive_sha256", "is not 64 hexadecimal digits.", "Write what `sha256sum FILE` prints.")
 
 
 def version_problems(version: Optional[str], settings: Mapping[str, Any]) -> Iterator[Refused]:
@@ -172,22 +192,40 @@ def _model(settings: Mapping[str, Any], variable: str, model: str) -> Iterator[R
         yield Refused(f"{where}: host", why, f'Write host: ADDRESS, one of {server} that {host} reaches, such as "{{{{ ansible_host }}}}".')
 
 
-def host_problems(observed: Mapping[str, Any], host: str, link: str, directory: str, machines: Sequence[str]) -> list[Refused]:
+def host_problems(observed: Mapping[str, Any], settings: Mapping[str, Any], places: Sequence[Mapping[str, str]]) -> list[Refused]:
     """Return what stands in the way of installing on a machine.
 
-    ``observed`` is what ownmetal.codex.tree saw, with the path ``link``; ``directory`` is where releases go; ``machines``
-    are the processors that the lock has a program for.
+    ``observed`` is what ownmetal.codex.tree saw: the paths, and the free space, of ``places`` (:func:`.codex_release.places`).
     """
-    found = []
-    target, machine = observed["paths"][link].get("target") or "", observed["system"]["machine"]
-    if target and not target.startswith(f"{directory}/"):
-        why = f"leads to another Codex, {target}."
-        found.append(
-            Refused(f"{link} on {host}", why, "Remove that one (npm uninstall --global @openai/codex), or set codex_install: false.")
-        )
-    if machine not in machines:
-        found.append(Refused(host, f"has the processor {machine}.", f"The lock has Codex for {' and '.join(machines)}."))
+    found: list[Refused] = []
+    host, system = settings["host"], observed["system"]
+    for place in places:
+        found += _command(observed["paths"][place["link"]], place, host)
+    missing = [place for place in places if not observed["paths"][place["release"]]["exists"]]
+    if system["machine"] not in TRIPLES:
+        found.append(Refused(host, f"has the processor {system['machine']}.", f"There is a Codex for {' and '.join(TRIPLES)}."))
+    elif missing and settings["source"] == "archive":
+        found += archive_problems(settings["archive"], settings["sha256"], settings["version"], system["machine"])
+    if missing and settings["source"] == "npm" and system["name"] not in settings["package_managers"]:
+        why = f"is {system['name'] or 'no Linux that says its name'}, whose packages of npm are not known."
+        instead = "Write codex_source: archive, or install Codex yourself and set codex_install: false."
+        found.append(Refused(f"codex_source on {host}", why, instead))
+    for place in missing:
+        free = observed["free_space"][place["directory"]]
+        if free < SPACE:
+            why = f"has {free >> 20} MiB free, and Codex takes {SPACE >> 20} while it is installed."
+            found.append(Refused(f"{place['directory']} on {host}", why, "Make room there."))
     return found
+
+
+def _command(seen: Mapping[str, Any], place: Mapping[str, str], host: str) -> Iterator[Refused]:
+    """Yield that a command is somebody else's: a link that leads elsewhere. A plain file is refused by the tree."""
+    own = place["target"].rsplit("/", 2)[0]
+    target = seen.get("target") or ""
+    if target and not target.startswith(f"{own}/"):
+        why = f"leads to another Codex, {target}."
+        instead = "Remove that one (npm uninstall --global @openai/codex), or set codex_install: false."
+        yield Refused(f"{place['link']} on {host}", why, instead)
 
 
 def serving(instances: Sequence[Mapping[str, Any]], model: str) -> Optional[Mapping[str, Any]]:

@@ -119,7 +119,7 @@ def _free_space(paths: Iterable[str]) -> dict[str, int]:
     """Free bytes where each path is, or where it would be made."""
     found = {}
     for path in paths:
-        place = path
+        place = expand(path)
         while not os.path.exists(place) and place != "/":
             place = os.path.dirname(place) or "/"
         found[path] = shutil.disk_usage(place).free

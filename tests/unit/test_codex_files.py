@@ -136,3 +136,18 @@ def test_a_codex_is_asked_for_its_version(script, version, tmp_path):
     program.chmod(0o755)
     assert ask_version(str(program)) == version
     assert ask_version(str(tmp_path / "none")) is None
+
+
+@pytest.mark.parametrize(("program", "judged"), [("~/.local/share/codex/1.0.0/codex", True), ("~/none", False)])
+def test_a_configuration_is_judged_by_the_codex_of_its_home(program, judged, tmp_path):
+    codex = tmp_path / ".local/share/codex/1.0.0/codex"
+    staged = tmp_path / ".codex/.ownmetal-x/config.toml"
+    for path in (codex, staged):
+        path.parent.mkdir(parents=True)
+    codex.write_text("#!/bin/sh\necho asked > ~/asked\n")
+    codex.chmod(0o755)
+    staged.write_text("")
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", core.VALIDATE, "sh", program, str(staged), "lenient"], env=environment, check=False)
+    assert (done.returncode == 0) is judged
+    assert (tmp_path / "asked").exists() is judged

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.ownmetal.codex.plugins.module_utils import codex_release
 from ansible_collections.ownmetal.codex.plugins.module_utils import codex_settings as settings
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/codex"
@@ -14,6 +15,11 @@ GOOD = {
     "install": True,
     "version": "0.169.0",
     "locked_version": "0.169.0",
+    "source": "npm",
+    "archive": "",
+    "sha256": "",
+    "scope": "machine",
+    "package_managers": {"debian": "apt", "rocky": "dnf"},
     "provider": "vllm",
     "model": "micro",
     "instances": [INSTANCE],
@@ -33,7 +39,16 @@ GOOD = {
 KEYS = [{"team": "red", "name": "anna"}, {"team": "blue", "name": "gone", "state": "absent"}]
 GATEWAY = {"gateway": "gw1", "gateway_key": "red/anna", "gateway_keys": KEYS, "own_key": False}
 
+ARCHIVE = {"source": "archive", "archive": "/srv/codex.tar.gz", "sha256": "ab" * 32}
+
 REFUSED = [
+    ({**ARCHIVE, "archive": "codex.tar.gz"}, "codex_archive: is no absolute path."),
+    ({**ARCHIVE, "sha256": ""}, "codex_archive_sha256: is not 64 hexadecimal digits. Write what `sha256sum FILE` prints."),
+    ({**ARCHIVE, "source": "npm"}, "codex_archive: is not read: codex_source is npm."),
+    (
+        {"users": [], "place": "machine", "key_source": "environment", "scope": "user"},
+        "codex_scope: user: is for no one: codex_users is empty.",
+    ),
     ({"users": []}, "codex_users: names no one."),
     ({"users": "dev"}, "codex_users: names no one."),
     ({"users": ["dev"]}, "codex_users: 'dev' does not name a user."),
@@ -48,7 +63,10 @@ REFUSED = [
     ({"http_headers": {"authorization": "x"}}, "codex_http_headers: Authorization: would stand in a file as it is."),
     ({"model_options": {"temperature": 1}}, "Write them for the server: vllm_instances: args: override-generation-config."),
     ({"extra": {"temperature": 0.2}}, "codex_extra_config: temperature: is no key of Codex, which sends no sampling parameter."),
-    ({"version": "0.170.0"}, "the lock of this role holds Codex 0.169.0, not 0.170.0. Remove codex_version, or lock the other one"),
+    (
+        {"version": "0.170.0"},
+        "the lock of this role holds Codex 0.169.0, not 0.170.0. Remove codex_version, or give an archive",
+    ),
     ({"provider": "openai"}, "codex_provider: Codex keeps the name openai for itself."),
     ({"provider": "my.own"}, "codex_provider: 'my.own' cannot name a provider."),
     ({"instances": []}, "no host of the group gpu_servers has an instance."),
@@ -83,6 +101,9 @@ ACCEPTED = [
     {**GATEWAY, "gateway_key": "", "own_key": True},
     {**GATEWAY, "users": [{"name": "ann", "gateway_key": "red/anna"}, {"name": "bob"}]},
     {"model": "small"},
+    ARCHIVE,
+    {**ARCHIVE, "version": "0.94.0", "scope": "user"},
+    {"install": False, "scope": "user", "archive": "/srv/codex.tar.gz"},
     {"version": "0.94.0", "install": False},
     {"users": [], "place": "machine", "key_source": "environment"},
     {"profiles": [{"name": "vllm-8b", "model": "small"}]},
@@ -102,20 +123,41 @@ def test_all_mistakes_are_named_in_one_go():
     assert len(settings.problems({**GOOD, "users": [], "version": "x", "provider": "openai", "model": "other"})) == 4
 
 
+DEBIAN = {"name": "debian", "machine": "x86_64"}
 HOSTS = [
-    ({}, "x86_64", []),
-    ({"target": "/opt/codex/0.168.0/codex"}, "aarch64", []),
-    ({"target": "../lib/node_modules/@openai/codex/bin/codex.js"}, "x86_64", ["leads to another Codex"]),
-    ({}, "riscv64", ["has the processor riscv64. The lock has Codex for x86_64 and aarch64."]),
+    # what is there as the command, the system, free bytes, what is asked for, what is said
+    ({}, DEBIAN, 1 << 40, {}, None),
+    ({"target": "/opt/codex/0.168.0/codex"}, {**DEBIAN, "machine": "aarch64"}, 1 << 40, {}, None),
+    ({"target": "../lib/node_modules/@openai/codex/bin/codex.js"}, DEBIAN, 1 << 40, {}, "leads to another Codex"),
+    ({}, {**DEBIAN, "machine": "riscv64"}, 1 << 40, {}, "has the processor riscv64. There is a Codex for x86_64 and aarch64."),
+    ({}, {**DEBIAN, "name": "rocky"}, 1 << 40, {}, None),
+    ({}, {**DEBIAN, "name": "arch"}, 1 << 40, {}, "codex_source on dev1: is arch, whose packages of npm are not known."),
+    ({}, {**DEBIAN, "name": ""}, 1 << 40, {}, "codex_source on dev1: is no Linux that says its name"),
+    ({}, DEBIAN, 1 << 20, {}, "/opt/codex on dev1: has 1 MiB free, and Codex takes 900"),
+    ({}, {**DEBIAN, "name": "arch"}, 1 << 40, ARCHIVE, "/srv/codex.tar.gz cannot be read on the controller"),
 ]
 
 
-@pytest.mark.parametrize(("link", "machine", "sentences"), HOSTS)
-def test_hosts(link, machine, sentences):
-    observed = {"paths": {"/usr/local/bin/codex": link}, "system": {"machine": machine}}
-    found = settings.host_problems(observed, "dev1", "/usr/local/bin/codex", "/opt/codex", ["x86_64", "aarch64"])
-    assert len(found) == len(sentences)
-    assert all(sentence in str(refused) for sentence, refused in zip(sentences, found, strict=True))
+@pytest.mark.parametrize(("link", "system", "free", "asked", "sentence"), HOSTS)
+@pytest.mark.parametrize("there", [False, True])
+def test_hosts(link, system, free, asked, sentence, there):
+    place = codex_release.places("machine", [], "0.169.0")[0]
+    paths = {place["link"]: {"exists": bool(link), **link}, place["release"]: {"exists": there}}
+    observed = {"paths": paths, "system": system, "free_space": {place["directory"]: free}}
+    found = [str(refused) for refused in settings.host_problems(observed, {**GOOD, **asked}, [place])]
+    # what is there already needs no room, no npm and no archive
+    needed = sentence and not (there and ("free" in sentence or "codex_source" in sentence or "cannot be read" in sentence))
+    assert len(found) == bool(needed)
+    assert not needed or sentence in found[0]
+
+
+def test_a_users_command_is_theirs_where_it_leads_elsewhere():
+    places = codex_release.places("user", [{"name": "ann"}, {"name": "bob"}], "0.169.0")
+    links = [{"exists": True, "target": "../share/codex/0.160.0/codex"}, {"exists": True, "target": "/srv/codex"}]
+    paths = {place["link"]: link for place, link in zip(places, links, strict=True)}
+    paths |= {place["release"]: {"exists": True} for place in places}
+    found = settings.host_problems({"paths": paths, "system": DEBIAN, "free_space": {}}, GOOD, places)
+    assert [str(refused).split(": ")[0] for refused in found] == ["~bob/.local/bin/codex on dev1"]
 
 
 # the version that a machine's Codex says it has, and what else is asked for
