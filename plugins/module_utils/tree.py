@@ -135,7 +135,7 @@ def inspect(entries: list[Entry]) -> list[dict[str, Any]]:
 
 def _inspect_one(entry: Entry) -> dict[str, Any]:
     path = expand(entry.dest)
-    with acting_as(entry.user):
+    with _readable(entry), acting_as(entry.user):
         found: dict[str, Any] = {"path": path, **read_state(path)}
         if entry.user and found.get("type") == "link" and entry.state == "file":
             # a home's file may live in a dotfiles repository: it is the file behind the link that counts
@@ -152,6 +152,16 @@ def _inspect_one(entry: Entry) -> dict[str, Any]:
         if entry.notes:
             found["notes"] = [_read_optional(expand(note)) for note in entry.notes]
     return found
+
+
+@contextlib.contextmanager
+def _readable(entry: Entry) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        whose = f"by {entry.user}, whose home it is in" if entry.user else "by this user"
+        instead = f"Look with ls -l, and give it back: chown {entry.user or 'USER'}."
+        raise Refused(str(error.filename or entry.dest), f"cannot be read {whose}.", instead) from error
 
 
 def _read_optional(path: str) -> Optional[str]:
