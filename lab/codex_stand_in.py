@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -125,3 +126,8 @@ def stand_in(models: Mapping[str, int], port: int = 0, certificate: Optional[str
     finally:
         server.shutdown()
         server.server_close()
+
+
+if __name__ == "__main__":  # PORT MODEL=LENGTH...
+    with stand_in({name: int(length) for name, length in (word.split("=") for word in sys.argv[2:])}, int(sys.argv[1])):
+        threading.Event().wait()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
 
 import pytest
+import yaml
 
 from lab import testing
 from lab.testing import ROOT
 
 INVENTORY = ROOT / "molecule/codex/inventory"
+VERSION = yaml.safe_load((ROOT / "roles/codex/defaults/main.yml").read_text())["codex_version"]
 KEY = "sk-the-key-of-the-scenario"
 HOMES = {"ann": "/home/ann/.codex", "ben": "/home/ben/.codex"}
 
@@ -38,6 +42,17 @@ def again(configure):
 def uninstall():
     run = testing.playbook(INVENTORY)
     return lambda **variables: run("uninstall", **variables)
+
+
+@pytest.fixture(scope="session")
+def archive():
+    """Return the variables that install from npm's package for the platform."""
+    folder = ROOT / ".cache/codex"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["npm", "pack", "--silent", "--pack-destination", str(folder), f"@openai/codex@{VERSION}-linux-x64"]
+    path = folder / subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"codex_source": "archive", "codex_archive": str(path), "codex_archive_sha256": digest}
 
 
 @pytest.fixture
