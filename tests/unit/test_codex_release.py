@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import yaml
 from ansible_collections.ownmetal.codex.plugins.module_utils import codex_release as core
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 
@@ -61,11 +62,15 @@ def test_a_release_is_made_from_each_way_of_packing(members, tmp_path):
 
 
 def test_a_release_is_made_from_what_npm_fetched(tmp_path):
-    program = tmp_path / f"npm/vendor/{TRIPLE}/bin/codex"
+    # where the role lets npm fetch: beside the release
+    role = Path(__file__).resolve().parents[2] / "roles/codex/vars/main.yml"
+    beside = yaml.safe_load(role.read_text())["__codex_part"].rpartition("/")[2].replace("{{ codex_version }}", "0.169.0")
+    source = tmp_path / beside
+    program = source / f"vendor/{TRIPLE}/bin/codex"
     program.parent.mkdir(parents=True)
     program.write_text(SAYS)
     program.chmod(0o755)
-    core.install(str(tmp_path / "npm"), None, "0.169.0", str(tmp_path / "0.169.0"), None, str(tmp_path / "bin/codex"))
+    core.install(str(source), None, "0.169.0", str(tmp_path / "0.169.0"), None, str(tmp_path / "bin/codex"))
     assert (tmp_path / "0.169.0/codex").resolve().read_text() == SAYS
 
 
