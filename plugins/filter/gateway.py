@@ -14,6 +14,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils import (
     gateway_keys,
     gateway_leftovers,
     gateway_rotation,
+    gateway_setup,
     gateway_state,
 )
 from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_plan as core
@@ -79,6 +80,7 @@ class FilterModule:
             "gateway_listing": listing,
             "gateway_leftovers": leftovers,
             "gateway_client_instances": client_instances,
+            "gateway_setup": gateway_setup.setup,
             "gateway_key_files": key_files,
             "gateway_server_key_files": server_key_files,
         }

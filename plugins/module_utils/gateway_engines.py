@@ -47,6 +47,7 @@ TABLE = (
     ),
     Ability("draining, also by an upgrade of a server", "yes", "yes", ("drained",)),
     Ability("`/health` and `/metrics` for monitors", "yes", "yes", ("monitors",)),
+    Ability("`/setup` for developers without Ansible", "yes", "", ("setup",)),
     Ability("a limit of bodies", "413", "413", ("body_limit_mib",)),
     Ability("a body that comes slowly", "is cut off after 60 s of silence", "is waited for"),
     Ability("a body without a length, with HTTP/2", "411 or 400", "yes"),

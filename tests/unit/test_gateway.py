@@ -30,7 +30,8 @@ def settings(**changes):
         "host": "gw1", "engine": "nginx", "listen": "0.0.0.0", "port": 443, "names": ["gw1"], "tls": "private_ca",
         "tls_certificate": "", "tls_key": "", "secrets": "/srv/secrets", "keys": [], "routes": ["responses"],
         "requests_per_minute": 600, "burst": 40, "concurrency": 16, "body_limit_mib": 32, "hold": 120,
-        "stream_timeout": 3600, "monitors": [], "drained": [], "acme_directory": "", "acme_email": "", "acme_ca": "", "acme_agreed": False,
+        "stream_timeout": 3600, "monitors": [], "drained": [],
+    "setup": False, "acme_directory": "", "acme_email": "", "acme_ca": "", "acme_agreed": False,
     }  # fmt: skip
     return {**usual, **changes}
 

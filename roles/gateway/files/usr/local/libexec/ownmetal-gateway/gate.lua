@@ -35,7 +35,7 @@ local function refuse(status, kind, code, message, after)
   ngx.status = status
   ngx.header.content_type = "application/json"
   if after then ngx.header["Retry-After"] = after end
-  if status == 401 then ngx.header["WWW-Authenticate"] = "Bearer" end
+  if status == 401 then ngx.header["WWW-Authenticate"] = ngx.ctx.challenge or "Bearer" end
   ngx.say(cjson.encode({ error = { message = message, type = kind, code = code } }))
   return ngx.exit(status)
 end
@@ -43,6 +43,10 @@ end
 local function key_of_request()
   local header = ngx.var.http_authorization
   local word = type(header) == "string" and header:match("^[Bb]earer +(%S+)$")
+  if not word and ngx.ctx.challenge and type(header) == "string" then
+    local pair = ngx.decode_base64(header:match("^[Bb]asic +(%S+)$") or "")
+    word = pair and pair:match("^[^:]*:(%S+)$")
+  end
   return word and state.keys[digest(word)]
 end
 
@@ -61,6 +65,12 @@ function M.authenticate()
   end
   ngx.ctx.key = key
   ngx.var.gateway_key, ngx.var.gateway_team, ngx.var.gateway_class = key.key, key.team, key.class
+end
+
+-- For /setup alone: a browser cannot send a bearer key by itself, so the key is the password of any user name there.
+function M.authenticate_page()
+  ngx.ctx.challenge = 'Basic realm="your key is the password", charset="UTF-8"'
+  return M.authenticate()
 end
 
 local function may_use(key, name)
