@@ -28,7 +28,7 @@ def problems(settings: Mapping[str, Any]) -> list[Refused]:
     """Return what is wrong with the inventory, all of it, so that it is mended in one go.
 
     ``settings``: the role's variables without their prefix, locked_version, instances (a catalogue), servers_group, gateway (a host
-    or empty), gateway_keys, own_key (no entry of those) and host (the inventory name of the developer machine).
+    or empty), gateway_keys, own_key (no entry of those), inventory_hosts (names) and host (the inventory name of the developer machine).
     """
     found = [
         *_users(settings),
@@ -154,7 +154,12 @@ def _secrets(settings: Mapping[str, Any]) -> Iterator[Refused]:
 
 def _gateway(settings: Mapping[str, Any]) -> Iterator[Refused]:
     """Yield which users have no key of the gateway; a machine's own key, or one that is not the role's to write, is not looked at."""
-    if not settings.get("gateway") or settings.get("own_key"):
+    gateway = settings.get("gateway")
+    if gateway and gateway not in settings["inventory_hosts"]:
+        instead = nearest(gateway, settings["inventory_hosts"], "Remove it, and write codex_instances and codex_api_key.")
+        yield Refused("codex_gateway", f"{gateway} is no host of the inventory.", instead)
+        return
+    if not gateway or settings.get("own_key"):
         return
     known = [f"{entry.get('team')}/{entry.get('name')}" for entry in settings["gateway_keys"] if entry.get("state", "present") == "present"]
     have = f"It has: {', '.join(known) or 'none'}."
@@ -187,6 +192,9 @@ def _model(settings: Mapping[str, Any], variable: str, model: str) -> Iterator[R
     if instance["max_model_len"] is None:
         why = f"is not set, and without it Codex would take the context for {ASSUMED_CONTEXT} tokens."
         yield Refused(f"{where}: max_model_len", why, f"Write max_model_len: TOKENS beside name: {instance['name']}.")
+    if not settings.get("gateway") and not settings.get("own_key") and server not in settings["inventory_hosts"]:
+        why = f"is not set, and {server}, which serves {model}, is in no inventory to have it from."
+        yield Refused("codex_api_key", why, "Write the key of that server, from a vault, or codex_key_source: environment.")
     if is_local(instance) and server != host:
         why = f"{instance['host']} is reached from {server} alone, and Codex runs on {host}."
         yield Refused(f"{where}: host", why, f'Write host: ADDRESS, one of {server} that {host} reaches, such as "{{{{ ansible_host }}}}".')

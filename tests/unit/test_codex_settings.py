@@ -25,6 +25,7 @@ GOOD = {
     "instances": [INSTANCE],
     "servers_group": "gpu_servers",
     "host": "dev1",
+    "inventory_hosts": ["server1", "gw1", "dev1"],
     "program": "codex",
     "profiles": [],
     "place": "user",
@@ -83,6 +84,11 @@ REFUSED = [
         {**GATEWAY, "users": [{"name": "ann", "gateway_key": "red/ana"}]},
         "codex_users ann: gateway_key: gateway_keys has no red/ana. Did you mean red/anna?",
     ),
+    ({**GATEWAY, "gateway": "gw2"}, "codex_gateway: gw2 is no host of the inventory. Did you mean gw1?"),
+    (
+        {"instances": [{**INSTANCE, "server": "elsewhere"}]},
+        "codex_api_key: is not set, and elsewhere, which serves micro, is in no inventory to have it from. Write the key of that server",
+    ),
     # the default of codex_gateway_key is the first user's: said once
     ({**GATEWAY, "users": [{"name": "ann", "gateway_key": "red/ana"}], "gateway_key": "red/ana"}, "codex_users ann: gateway_key: "),
 ]
@@ -101,6 +107,7 @@ ACCEPTED = [
     {**GATEWAY, "gateway_key": "", "own_key": True},
     {**GATEWAY, "users": [{"name": "ann", "gateway_key": "red/anna"}, {"name": "bob"}]},
     {"model": "small"},
+    {"instances": [{**INSTANCE, "server": "elsewhere"}], "own_key": True},
     ARCHIVE,
     {**ARCHIVE, "version": "0.94.0", "scope": "user"},
     {"install": False, "scope": "user", "archive": "/srv/codex.tar.gz"},
