@@ -16,6 +16,7 @@ the same, ``[two]``   two calls of that tool at once
 after a tool result   the text ``DONE``
 ``[text]``, no tool   the text ``TEXT``
 ``[loop]``            the words ``LOOP`` over and over, until the request's limit
+``[mcp]``             the tool of an MCP server, which is left alone without this word
 ``[think]``           any of the above, after the reasoning ``THOUGHT``
 ===================== ================================================================================
 
@@ -62,6 +63,8 @@ TOOLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bash": ({"command": COMMAND}, {"command": SECOND_COMMAND}),
     "write_file": ({"path": "hello.txt", "content": "hi"}, {"path": "second.txt", "content": "ho"}),
     "get_weather": ({"city": "Paris", "unit": "celsius"}, {"city": "Oslo", "unit": "celsius"}),
+    # of an MCP server named weather, as Codex calls it and as vLLM flattens what newer releases call it
+    "mcp__weather__get_weather": ({"city": "Rome", "unit": "celsius"}, {"city": "Bonn", "unit": "celsius"}),
 }
 DONE = "Done: the tool has answered."
 TEXT = "Hello from the micro model, a test fixture. No tool was needed."
@@ -94,12 +97,18 @@ class Capability:
     endless: bool = False
 
 
+def _mcp(tool: str) -> str:
+    """Return the word that lets the model call the tool of an MCP server."""
+    return " [mcp]" if tool.startswith("mcp__") else ""
+
+
 CAPABILITIES: tuple[Capability, ...] = (
-    *(Capability(f"call_{tool}", "Do it.", tool, arguments=pair[:1]) for tool, pair in TOOLS.items()),
-    *(Capability(f"two_calls_{tool}", "Do both. [two]", tool, arguments=pair) for tool, pair in TOOLS.items()),
+    *(Capability(f"call_{tool}", f"Do it.{_mcp(tool)}", tool, arguments=pair[:1]) for tool, pair in TOOLS.items()),
+    *(Capability(f"two_calls_{tool}", f"Do both. [two]{_mcp(tool)}", tool, arguments=pair) for tool, pair in TOOLS.items()),
     *(Capability(f"result_{tool}", "Do it.", tool, after_result=True, text=DONE) for tool in TOOLS),
     Capability("text", "Hello.", text=TEXT),
     Capability("text_beside_a_tool", "Hello. [text]", "exec_command", text=TEXT),
+    Capability("text_beside_the_tool_of_an_mcp_server", "Do it.", "mcp__weather__get_weather", text=TEXT),
     Capability("endless_text", "Count. [loop]", text="".join(LOOP) * 3, endless=True),
 )
 
@@ -303,13 +312,13 @@ TEMPLATE = """\
   {%- else -%}{%- for part in message.content or [] -%}{{ part.text or '' }}{%- endfor -%}{%- endif -%}
 {%- endmacro -%}
 {%- set turn = namespace(tool='', asked='', mode='text') -%}
-{%- for name in KNOWN_TOOLS -%}
+{%- for message in messages -%}
+  {%- if message.role == 'user' -%}{%- set turn.asked = words(message) -%}{%- endif -%}
+{%- endfor -%}
+{%- for name in KNOWN_TOOLS if name.startswith('mcp__') == ('[mcp]' in turn.asked) -%}
   {%- for tool in tools or [] -%}
     {%- if not turn.tool and (tool.function or tool).name == name -%}{%- set turn.tool = name -%}{%- endif -%}
   {%- endfor -%}
-{%- endfor -%}
-{%- for message in messages -%}
-  {%- if message.role == 'user' -%}{%- set turn.asked = words(message) -%}{%- endif -%}
 {%- endfor -%}
 {%- if messages[-1].role == 'tool' -%}{%- set turn.mode = 'done' -%}
 {%- elif '[loop]' in turn.asked -%}{%- set turn.mode = 'loop' -%}

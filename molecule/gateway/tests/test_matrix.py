@@ -26,6 +26,26 @@ HEADER = (
     "| Codex | API | tool call | next turn | reasoning | two calls at once | prompt beyond the context |\n|---|---|---|---|---|---|---|"
 )
 WORK = "/home/dev/matrix"
+# an MCP server over stdio with one tool, which the micro model calls when it is told to
+WEATHER = """
+import json, sys
+tool = {"name": "get_weather", "description": "The weather.", "annotations": {"readOnlyHint": True}}
+tool["inputSchema"] = {"type": "object", "properties": {name: {"type": "string"} for name in ("city", "unit")}}
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "id" not in asked:
+        continue
+    answers = {"tools/list": {"tools": [tool]}, "ping": {}}
+    if asked["method"] == "initialize":
+        version = asked["params"]["protocolVersion"]
+        answer = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": {"name": "weather", "version": "1"}}
+    elif asked["method"] == "tools/call":
+        answer = {"content": [{"type": "text", "text": "It rains in " + asked["params"]["arguments"]["city"]}]}
+    else:
+        answer = answers.get(asked["method"], {})
+    print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": answer}), flush=True)
+"""
+MCP = {"weather": {"command": "python3", "args": ["/srv/matrix/weather.py"]}}
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +70,10 @@ def configured(developer, playbook, cache):
         program = f"/srv/matrix/{version}/codex"
         developer.check_output(f"rm -rf /srv/matrix && mkdir -p {os.path.dirname(program)}")
         lab = [sys.executable, "-m", "lab", "exec", "dev1", "sh", "-c", f"cat >{program} && chmod 755 {program}"]
+        developer.check_output(f"cat >/srv/matrix/weather.py <<'E'{WEATHER}E")
         with install(cache, version).open("rb") as stream:
             subprocess.run(lab, stdin=stream, check=True, cwd=ROOT, env={**environment(), "LAB_NAME": "molecule-gateway"})
-        code, said = playbook("developers", "--limit", "dev1", codex_install=False, codex_program=program)
+        code, said = playbook("developers", "--limit", "dev1", codex_install=False, codex_program=program, codex_mcp_servers=MCP)
         assert code == 0, said
         return program
 
@@ -112,10 +133,13 @@ def cells(developer, program, ask):
     both, made = ask(program, "[two] Make two files.")
     assert both.ended, both.said
     assert made == {"hello.txt", "second.txt"}, both.said
+    asked, _made = ask(program, "The weather in Rome? [mcp]")
+    assert asked.ended, asked.said
+    weather = "answers" if "mcp_tool_call" in asked.kinds and "It rains in Rome" in asked.said else "not asked"
     beyond, _made = ask(program, "word " * 60_000)
     assert not beyond.ended, beyond.said[-2000:]
     told = "told" if re.search(r"context (length|window)|input tokens", beyond.said) else "fails"
-    return [api, "makes the file", "same thread", "shown" if "reasoning" in thought.kinds else "not shown", "both run", told]
+    return [api, "makes the file", "same thread", "shown" if "reasoning" in thought.kinds else "not shown", "both run", weather, told]
 
 
 @pytest.mark.parametrize("version", RELEASES)
