@@ -96,7 +96,7 @@ import http.client, json, ssl, sys, time
 context = ssl.create_default_context(cafile=sys.argv[1])
 line = http.client.HTTPSConnection("gw1.lab.test", context=context)
 headers = {"Authorization": open("/root/header").read().split(": ")[1], "session_id": sys.argv[3]}
-line.request("POST", "/v1/responses", json.dumps({"events": int(sys.argv[2])}), headers)
+line.request("POST", "/v1/responses", json.dumps({"model": "micro", "events": int(sys.argv[2])}), headers)
 answer, start, times, text = line.getresponse(), time.time(), [], b""
 while piece := answer.read1(65536):
     times.append(time.time() - start)
