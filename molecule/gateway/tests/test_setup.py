@@ -73,7 +73,7 @@ import os, pty, sys
 key, told = open("/root/.typed").read().encode(), b""
 child, terminal = pty.fork()
 if child == 0:
-    os.execvp("runuser", ["runuser", "-l", "carl", "--session-command", sys.argv[1]])
+    os.execvp("runuser", ["runuser", "-l", sys.argv[1], "--session-command", sys.argv[2]])
 while True:
     try:
         piece = os.read(terminal, 4096)
@@ -95,10 +95,10 @@ def script(guest, page, keys):
     for path, name in (("/setup/install.sh", "install.sh"), ("/setup/ca.pem", "ca.pem")):
         guest.run_expect([0], f"cat >{HOME}/{name} <<'END'\n{page(path)[2]}\nEND")
 
-    def run(*words, key="anna", ca="OWNMETAL_CA=ca.pem"):
+    def run(*words, key="anna", ca="OWNMETAL_CA=ca.pem", user="carl"):
         guest.run_expect([0], f"cat >/root/types.py <<'E'{TYPES}E\numask 077; printf %s '{keys[key]}' >/root/.typed")
-        line = f"{ca} sh install.sh {' '.join(words)}"
-        done = guest.run("python3 /root/types.py %s; rc=$?; rm /root/.typed /root/types.py; exit $rc", line)
+        line = f"cd {HOME} && {ca} sh install.sh {' '.join(words)}"
+        done = guest.run("python3 /root/types.py %s %s; rc=$?; rm /root/.typed /root/types.py; exit $rc", user, line)
         assert keys[key] not in done.stdout + done.stderr
         return done.rc, done.stdout
 
@@ -130,16 +130,32 @@ def test_the_script_leads_the_real_codex_to_a_tool_call_and_takes_itself_back(gu
     assert "model_context_window = 32768" in guest.file(f"{HOME}/.codex/gateway.config.toml").content_string
     export = f"export CODEX_CA_CERTIFICATE={HOME}/ca.pem"
     assert export in said
-    line = "codex -p gateway exec --json --ephemeral --skip-git-repo-check --sandbox danger-full-access 'Create hello.txt' </dev/null"
-    rows = guest.check_output("runuser -l carl -c %s", f"{export}; cd work && rm -f hello.txt && {line}").splitlines()
-    events = [json.loads(row) for row in rows if row.startswith("{")]
-    assert events[-1]["type"] == "turn.completed", events
-    assert guest.file(f"{HOME}/work/hello.txt").content_string == "hi"
+    codex_calls_a_tool(guest, f"{export}; codex -p gateway")
     assert "as it should be" in script()[1]
     code, said = script("--remove")
     assert code == 0, said
     assert not guest.file(f"{HOME}/.codex/gateway.config.toml").exists
     assert not guest.file(f"{HOME}/.codex/ownmetal-gateway.key").exists
+
+
+def codex_calls_a_tool(guest, start):
+    line = "exec --json --ephemeral --skip-git-repo-check --sandbox danger-full-access 'Create hello.txt' </dev/null"
+    said = guest.run("runuser -l carl -c %s", f"cd work && rm -f hello.txt; {start} {line}")
+    assert '"type":"turn.completed"' in said.stdout, said.stdout + said.stderr
+    assert guest.file(f"{HOME}/work/hello.txt").content_string == "hi"
+
+
+def test_for_a_whole_machine_each_person_brings_a_key(guest, script, keys):
+    code, said = script("--system", user="root")
+    assert code == 0, said
+    assert guest.file("/etc/codex/config.toml").mode == 0o644
+    assert keys["anna"] not in guest.check_output("cat /etc/codex/config.toml")
+    guest.check_output(f"install -d -o carl -m 700 {HOME}/.codex")
+    guest.run_expect([0], f"runuser -l carl -c 'umask 077; cat >.codex/ownmetal-gateway.key' <<'E'\n{keys['bea']}\nE")
+    codex_calls_a_tool(guest, f"export CODEX_CA_CERTIFICATE={HOME}/ca.pem; codex")
+    code, said = script("--system", "--remove", user="root")
+    assert (code, guest.file("/etc/codex/config.toml").exists) == (0, False), said
+    guest.check_output(f"rm {HOME}/.codex/ownmetal-gateway.key")
 
 
 def test_who_looked_is_in_the_log_and_no_key_is(gateway, page, keys):
