@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 
 import pytest
 
@@ -154,3 +155,22 @@ def load(developer, stream):
 def reloads(gateway):
     """How many times the service was told to read its files again."""
     return int(gateway.check_output("journalctl -u ownmetal-gateway --no-pager | grep -c Reloaded || true"))
+
+
+RUNNING = "curl -sf https://gw1/metrics/server{1,2}/micro | awk '/^vllm:num_requests_running/ {sum += $2} END {print sum + 0}'"
+
+
+def wait(true, seconds=60):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.5)
+
+
+def codex_calls_a_tool(developer):
+    """Let the real Codex do what the micro model always wants: a file; tell whether its turn ended well and the file is there."""
+    developer.check_output("install -d -o dev -g dev /home/dev/work")
+    run = "cd /home/dev/work && rm -f hello.txt && codex exec --json --ephemeral --skip-git-repo-check 'Create hello.txt' </dev/null"
+    said = developer.run("runuser -l dev -c %s", run).stdout
+    assert '"type":"turn.completed"' in said.splitlines()[-1], said
+    assert developer.file("/home/dev/work/hello.txt").content_string == "hi"

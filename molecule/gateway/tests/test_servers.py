@@ -4,13 +4,14 @@ import json
 import time
 
 import pytest
+from conftest import wait
 
 LOG = "/var/log/ownmetal-gateway/access.log"
 
 
-def asked(ask, gateway, conversation):
+def asked(ask, gateway, conversation, text="hello"):
     """Ask within a conversation; return the servers that were tried."""
-    status, said = ask("/v1/responses", body={"model": "micro", "input": "hello", "prompt_cache_key": conversation})
+    status, said = ask("/v1/responses", body={"model": "micro", "input": text, "prompt_cache_key": conversation})
     assert status == 200, said
     return json.loads(gateway.check_output(f"tail -n 1 {LOG}"))["server"].split(", ")
 
@@ -65,8 +66,19 @@ def test_a_new_servers_key_refuses_nobody_and_cuts_nothing(server, playbook, loa
     assert said.count("changed=0") == said.count("unreachable=0"), said
 
 
-def wait(true, seconds=60):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.5)
+CACHE = "curl -sf https://gw1/metrics/server{1,2}/micro | awk '/^vllm:prefix_cache_%s_total/ {sum += $2} END {print sum + 0}'"
+
+
+def test_the_next_request_of_a_conversation_finds_its_beginning_in_the_cache(ask, gateway, developer):
+    def counted():
+        return [int(developer.check_output(CACHE % what)) for what in ("hits", "queries")]
+
+    text = "A line of a long conversation. " * 100
+    for name in range(6):
+        asked(ask, gateway, f"cached {name}", f"{name} {text}")
+    before = counted()
+    for name in range(6):
+        asked(ask, gateway, f"cached {name}", f"{name} {text} And more.")
+    hits, queries = (now - then for now, then in zip(counted(), before))
+    print(hits, "of", queries, "tokens")
+    assert hits > 0.9 * queries  # were the server left to chance, half of that

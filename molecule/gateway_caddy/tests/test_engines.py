@@ -1,7 +1,8 @@
 """What is refused leaves all as it was; a changed unit restarts; another engine leaves nothing of the first."""
 
 import pytest
-from conftest import ENGINES, key, main_pid, streams_through
+from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_tls
+from conftest import ENGINES, NAME, key, main_pid, streams_through
 
 # systemd names a service's private /tmp anew at each start
 LEFT = (
@@ -66,6 +67,15 @@ def test_a_changed_unit_restarts_and_a_changed_key_does_not(engine, converge, ga
     assert main_pid(gateway) not in (started, "0")
     assert "NeedDaemonReload=no" in gateway.check_output("systemctl show ownmetal-gateway -p NeedDaemonReload")
     assert "changed=0" in converge(gateway_engine=engine)
+
+
+def test_given_files_are_what_is_shown(engine, converge, client, tmp_path):
+    given = gateway_tls.made(str(tmp_path), "gw1", [NAME])
+    files = {f"gateway_tls_{what}": str(tmp_path / f"gateway-gw1.{end}") for what, end in (("certificate", "crt"), ("key", "key"))}
+    converge(gateway_engine=engine, gateway_tls="files", **files)
+    shown = client.check_output(f"openssl s_client -connect {NAME}:443 </dev/null 2>/dev/null | openssl x509")
+    assert shown.strip() in given.certificate
+    assert "changed=0" in converge(gateway_engine=engine, gateway_tls="files", **files)
 
 
 def test_from_caddy_to_nginx_and_back_leaves_nothing_of_the_other(converge, gateway, ask):
