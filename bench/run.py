@@ -18,7 +18,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from bench import measure
 from bench.hosts import Failed
-from bench.parts import environment, fan_out, integrity, site, switch, unchanged, upgrade
+from bench.parts import environment, fan_out, gateway, integrity, site, switch, unchanged, upgrade
 from bench.setup import Setup
 
 PARTS: dict[str, Callable[[Setup], list[measure.Row]]] = {
@@ -29,6 +29,7 @@ PARTS: dict[str, Callable[[Setup], list[measure.Row]]] = {
     "integrity": integrity.measured,
     "switch": switch.measured,
     "site": site.measured,
+    "gateway": gateway.measured,
 }
 
 

@@ -1,0 +1,116 @@
+"""What the way through a gateway costs: time to the first token, and tokens a second.
+
+The real vLLM with the micro model answers, and vLLM's own `vllm bench serve` asks: at the server itself, through the gateway with each
+engine, and through LiteLLM, a proxy for language models from PyPI, as the peer. All share this machine's cores, with TLS for the
+gateway alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import statistics
+import subprocess
+from pathlib import Path
+
+from bench import measure
+from bench.hosts import BENCH, LAB, ROOT, Failed, run
+from bench.setup import Setup, say
+
+INVENTORY = BENCH / "gateway"
+HOSTS = ("server1", "gw1", "gw2", "peer1")
+ASKED = "--dataset-name random --random-input-len 200 --random-output-len 100 --num-prompts 40 --max-concurrency 4 --ignore-eos"
+PEER_KEY = "sk-of-the-peer-in-the-measurement"
+# as its documentation has it: one model of an OpenAI-compatible server, a key for clients
+PEER = """
+model_list: [{model_name: micro, litellm_params: {model: openai/micro, api_base: "http://%s:8001/v1", api_key: os.environ/UPSTREAM_KEY}}]
+"""
+
+
+def measured(setup: Setup) -> list[measure.Row]:
+    """Deploy all of it, then ask in turns."""
+    addresses = _hosts()
+    setup.booted = 0  # those of the other parts are gone
+    say("site.yml: a server, and a gateway of each engine")
+    _play("site.yml")
+    key = next(INVENTORY.glob(".secrets/gateway/keys/bench/load.key")).read_text().strip()
+    own = (INVENTORY / ".secrets/vllm_api_key").read_text().strip()
+    say("LiteLLM by its lock")
+    _peer(addresses, own)
+    ways = {
+        "direct": (f"http://{addresses['server1']}:8001", own),
+        "nginx": (f"https://{addresses['gw1']}", key),
+        "caddy": (f"https://{addresses['gw2']}", key),
+        "LiteLLM": (f"http://{addresses['peer1']}:4000", PEER_KEY),
+    }
+    rounds = setup.rounds(5)
+    first: dict[str, list[float]] = {name: [] for name in ways}
+    rate: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name in list(ways) if number % 2 else reversed(list(ways)):
+            found = _ask(*ways[name])
+            if number:  # the first round warms everything up
+                first[name].append(found["mean_ttft_ms"] / 1000)
+                rate[name].append(found["output_throughput"])
+        if number:
+            say(f"round {number} of {rounds}: " + ", ".join(f"{name} {measure.seconds(times[-1])}" for name, times in first.items()))
+    ttft = {name: statistics.median(times) for name, times in first.items()}
+    tokens = {name: statistics.median(times) for name, times in rate.items()}
+    rows = []
+    for name in ("nginx", "caddy", "LiteLLM"):
+        label = name if name == "LiteLLM" else f"gateway, {name}"
+        rows.append(measure.share(f"first token through {label} ({rounds} rounds)", "vLLM itself", ttft["direct"], ttft[name]))
+        ratio = tokens[name] / tokens["direct"]
+        rows.append(
+            measure.Row(f"tokens a second through {label}", "vLLM itself", f"{tokens['direct']:.0f}", f"{tokens[name]:.0f}", f"{ratio:.3f}")
+        )
+    for name in ("nginx", "caddy"):
+        added, peers = ttft[name] - ttft["direct"], ttft["LiteLLM"] - ttft["direct"]
+        rows.append(measure.share(f"time that {name} adds to the first token", "LiteLLM", peers, added))
+    return rows
+
+
+def _hosts() -> dict[str, str]:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ownmetal/uv"
+    cache.mkdir(parents=True, exist_ok=True)
+    subprocess.run([*LAB, "down", "--all"], cwd=ROOT, check=True)
+    binds = ("--bind-rw", f"{cache}:/srv/uv-cache", "--bind", f"{ROOT}:/srv/codex")
+    subprocess.run([*LAB, "up", *(f"{name}:bookworm" for name in HOSTS), *binds], cwd=ROOT, check=True)
+    listing = subprocess.run([*LAB, "list", "--json"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return {host["name"]: host["address"] for host in json.loads(listing)}
+
+
+def _play(playbook: str) -> None:
+    words = ["ansible-playbook", playbook, "-i", str(INVENTORY)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"{playbook} failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+
+
+def _peer(addresses: dict[str, str], own: str) -> None:
+    """Install LiteLLM on its host by its lock, and start it."""
+    run(
+        "peer1", "apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qqy install --no-install-recommends python3-venv >/dev/null"
+    )
+    install = "/srv/litellm/bin/pip install --quiet --require-hashes --no-deps --requirement /srv/codex/bench/gateway/litellm.txt"
+    run("peer1", f"python3 -m venv /srv/litellm && {install}")
+    run("peer1", f"cat >/srv/litellm.yaml <<'E'{PEER % addresses['server1']}E")
+    run("peer1", f"umask 077; printf 'UPSTREAM_KEY=%s\\nLITELLM_MASTER_KEY=%s\\n' {shlex.quote(own)} {PEER_KEY} >/srv/litellm.env")
+    start = "systemd-run --quiet --unit=litellm --property=EnvironmentFile=/srv/litellm.env"
+    run("peer1", f"{start} /srv/litellm/bin/litellm --config /srv/litellm.yaml --host 0.0.0.0 --port 4000")
+    up = "import urllib.request as r; r.urlopen('http://127.0.0.1:4000/health/liveliness', timeout=5)"
+    run("peer1", f'for n in $(seq 60); do python3 -c "{up}" 2>/dev/null && exit 0; sleep 2; done; journalctl -u litellm -n 30; exit 1')
+
+
+def _ask(url: str, key: str) -> dict[str, float]:
+    """Ask from the model server's host, which has the program; return what it measured."""
+    run("server1", f"umask 077; printf %s {shlex.quote(key)} >/run/bench.key; rm -f /run/bench.json")
+    words = "$(ls -d /opt/vllm/environments/cpu-*)/bin/vllm bench serve --backend openai-chat --endpoint /v1/chat/completions"
+    words += f" --base-url {url} --insecure --model micro --tokenizer $(readlink -f /var/lib/vllm/micro/current/model) {ASKED}"
+    words += " --percentile-metrics ttft --save-result --result-dir /run --result-filename bench.json --disable-tqdm"
+    run("server1", f"OPENAI_API_KEY=$(cat /run/bench.key) HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 {words} >/run/bench.log 2>&1")
+    found: dict[str, float] = json.loads(run("server1", "cat /run/bench.json; rm -f /run/bench.key"))
+    if found["completed"] != 40:
+        raise Failed(f"{url}: {found['completed']} of 40 requests came whole")
+    return found
