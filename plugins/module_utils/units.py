@@ -243,10 +243,11 @@ def _tried_again(unit: str) -> bool:
     before: dict[str, str] = {}
     end = time.monotonic() + TRIES_SECONDS
     while time.monotonic() < end:
-        seen = _properties(unit, "ActiveState", "SubState", "NRestarts", "StatusText")
+        seen = _properties(unit, "ActiveState", "SubState", "NRestarts", "StatusText", "Job")
         if seen != before:  # a try that loads large weights moves for longer than that
             before, end = seen, time.monotonic() + TRIES_SECONDS
-        if seen.get("ActiveState") != "activating":
+        # between two tries it is inactive for a moment, with the job that starts it again
+        if seen.get("ActiveState") != "activating" and not seen.get("Job"):
             return seen.get("ActiveState") == "active"
         failed = int(seen.get("NRestarts", "0")) + (seen.get("SubState") == "auto-restart")
         if failed >= TRIES:

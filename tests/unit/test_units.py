@@ -9,9 +9,10 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refus
 
 UNIT = "vllm@coder.service"
 TRIES = [
-    # ActiveState, SubState, NRestarts, one look after the other                                           it made it
+    # ActiveState, SubState, NRestarts and the job that waits, one look after the other                     it made it
     ([("failed", "failed", 0)], False),  # only a change helps: back at once
     ([("activating", "auto-restart", 0), ("activating", "start", 1), ("active", "running", 1)], True),
+    ([("activating", "auto-restart", 0), ("inactive", "dead", 1, 7), ("activating", "start", 1), ("active", "running", 1)], True),
     ([("activating", "auto-restart", 0), ("activating", "start", 1), ("failed", "failed", 1)], False),
     ([("activating", "start", 1), ("activating", "start", 2), ("activating", "auto-restart", 2), ("active", "running", 3)], False),
     ([("activating", "start", 3), ("active", "running", 3)], False),  # the short pause between two tries was not seen
@@ -26,8 +27,10 @@ def test_a_deployment_waits_for_three_tries(monkeypatch, looks, made_it):
     def systemctl(*words):
         if words[0] == "start":
             return subprocess.CompletedProcess(words, 1, "", "")
-        active, sub, restarts = rest[0] if len(rest) == 1 or "--property=ActiveState,StatusText" in words else rest.pop(0)
-        return subprocess.CompletedProcess(words, 0, f"ActiveState={active}\nSubState={sub}\nNRestarts={restarts}\nStatusText=\n", "")
+        look = rest[0] if len(rest) == 1 or "--property=ActiveState,StatusText" in words else rest.pop(0)
+        active, sub, restarts, *job = look
+        shown = {"ActiveState": active, "SubState": sub, "NRestarts": restarts, "StatusText": "", "Job": job[0] if job else ""}
+        return subprocess.CompletedProcess(words, 0, "".join(f"{name}={value}\n" for name, value in shown.items()), "")
 
     monkeypatch.setattr(units, "systemctl", systemctl)
     monkeypatch.setattr(units, "LOOK_SECONDS", 0.01)
