@@ -60,11 +60,11 @@ def codex(machine):
     """Run a turn of Codex as a user in a login shell: whether it ended and made its file, and what was asked of which model."""
 
     def turn(user="ann", *words, program="codex"):
-        line = f"{program} {' '.join(words)} exec --json --skip-git-repo-check --sandbox danger-full-access hello </dev/null"
+        # after exec: before it 0.94 takes no heed of a profile
+        line = f"timeout 60 {program} exec {' '.join(words)} --json --skip-git-repo-check --sandbox danger-full-access hello </dev/null"
         prepare = f"rm -f /srv/stand-in/seen.json; install -d -o {user} /home/{user}/work; rm -f /home/{user}/work/hello.txt"
-        machine.check_output(
-            f"{prepare}; systemctl restart stand-in; until curl -s 127.0.0.1:8001/v1/models >/dev/null; do sleep 0.1; done"
-        )
+        up = "for n in $(seq 100); do curl -s 127.0.0.1:8001/v1/models >/dev/null && break; sleep 0.1; done"
+        machine.check_output(f"{prepare}; systemctl restart stand-in; {up}")
         said = machine.run(f"runuser -l {user} -c 'cd work && {line}'")
         asked = json.loads(machine.check_output("sleep 0.2; cat /srv/stand-in/seen.json"))
         posts = [(path, key, body) for path, key, body in asked if body]

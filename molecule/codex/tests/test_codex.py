@@ -7,6 +7,9 @@ import json
 import pytest
 from conftest import HOMES, KEY
 
+from lab.testing import ROOT
+
+OWN = ROOT / "lab/files/own-config.toml"  # what ann had
 WORKS = {"ended": True, "made": True, "keys": {f"Bearer {KEY}"}}
 
 
@@ -45,7 +48,7 @@ def test_what_ben_had_is_there_and_no_longer_the_default(machine):
     assert found["model_provider"] == "vllm"
     assert found["model_providers"]["ollama-own"]["base_url"] == "http://127.0.0.1:11434/v1"
     assert '#ownmetal# wire_api = "chat"' in text
-    assert machine.file(f"{HOMES['ben']}/config.toml").mode == 0o640
+    assert machine.file(f"{HOMES['ben']}/config.toml").mode == 0o600  # as Codex makes it: others had a look before
 
 
 def test_contexts_are_those_that_the_server_tells(machine, configure):
@@ -87,6 +90,8 @@ def test_another_model_by_its_profile(machine, configure, codex, again):
 def test_for_everyone_as_a_default(machine, configure, uninstall, codex, again):
     code, said = uninstall()
     assert code == 0, said
+    assert machine.file(f"{HOMES['ann']}/config.toml").content_string == OWN.read_text()
+    machine.check_output(f"mv {HOMES['ann']}/config.toml /srv/anns")  # what is hers would go before a default
     code, said = configure(codex_place="machine", codex_users=[{"name": "ann"}])
     assert code == 0, said
     assert not machine.file(f"{HOMES['ann']}/config.toml").exists
@@ -95,6 +100,7 @@ def test_for_everyone_as_a_default(machine, configure, uninstall, codex, again):
     code, said = configure("--check", codex_place="machine", codex_users=[{"name": "ann"}])
     assert "changed=0" in said, said
     code, said = uninstall(codex_place="machine", codex_users=[{"name": "ann"}])
+    machine.check_output(f"mv /srv/anns {HOMES['ann']}/config.toml")
     assert code == 0, said
     assert machine.run("ls /etc/codex").rc != 0
 

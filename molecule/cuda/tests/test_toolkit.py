@@ -14,7 +14,7 @@ asked = pytest.mark.skipif("OWNMETAL_DISTRIBUTION_TOOLKIT" not in os.environ, re
 def test_nvcc_compiles_a_kernel(blank, play):
     server = blank["server2"]
     server.check_output(
-        "sed -i 's/ main$/ main contrib non-free/; s/^Components: main$/Components: main contrib non-free/' /etc/apt/sources.list*"
+        "sed -i 's/ main$/ main contrib non-free/; s/^Components: main$/Components: main contrib non-free/' $(find /etc/apt/sources.list* -type f)"
     )
     code, said = play("--limit", "server2", cuda_driver_source="distribution", cuda_toolkit="compiler")
     assert code == 0, said
