@@ -13,9 +13,8 @@ asked = pytest.mark.skipif("OWNMETAL_DISTRIBUTION_TOOLKIT" not in os.environ, re
 @asked
 def test_nvcc_compiles_a_kernel(blank, play):
     server = blank["server2"]
-    server.check_output(
-        "sed -i 's/ main$/ main contrib non-free/; s/^Components: main$/Components: main contrib non-free/' $(find /etc/apt/sources.list* -type f)"
-    )
+    with_more = "s/ main$/ main contrib non-free/; s/^Components: main$/Components: main contrib non-free/"
+    server.check_output(f"find /etc/apt/sources.list* -type f -exec sed -i '{with_more}' {{}} +")
     code, said = play("--limit", "server2", cuda_driver_source="distribution", cuda_toolkit="compiler")
     assert code == 0, said
     assert "release 12.4" in server.check_output("runuser -u nobody -- env -i PATH=/usr/local/bin:/usr/bin:/bin nvcc --version")
