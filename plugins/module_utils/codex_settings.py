@@ -212,10 +212,13 @@ def host_problems(observed: Mapping[str, Any], settings: Mapping[str, Any], plac
     missing = [place for place in places if not observed["paths"][place["release"]]["exists"]]
     if system["machine"] not in TRIPLES:
         found.append(Refused(host, f"has the processor {system['machine']}.", f"There is a Codex for {' and '.join(TRIPLES)}."))
-    elif missing and settings["source"] == "archive":
+    elif missing and system["name"] and settings["source"] == "archive":
         found += archive_problems(settings["archive"], settings["sha256"], settings["version"], system["machine"])
-    if missing and settings["source"] == "npm" and system["name"] not in settings["package_managers"]:
-        why = f"is {system['name'] or 'no Linux that says its name'}, whose packages of npm are not known."
+    if missing and not system["name"]:  # such as macOS on Intel, whose processor is one that there is a Codex for
+        why = "is no Linux that says its name, and the role installs programs for Linux alone."
+        found.append(Refused(f"codex_source on {host}", why, "Take the host out of the group, and install Codex there yourself."))
+    elif missing and settings["source"] == "npm" and system["name"] not in settings["package_managers"]:
+        why = f"is {system['name']}, whose packages of npm are not known."
         instead = "Write codex_source: archive, or install Codex yourself and set codex_install: false."
         found.append(Refused(f"codex_source on {host}", why, instead))
     for place in missing:

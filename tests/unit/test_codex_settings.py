@@ -140,6 +140,8 @@ HOSTS = [
     ({}, {**DEBIAN, "name": "rocky"}, 1 << 40, {}, None),
     ({}, {**DEBIAN, "name": "arch"}, 1 << 40, {}, "codex_source on dev1: is arch, whose packages of npm are not known."),
     ({}, {**DEBIAN, "name": ""}, 1 << 40, {}, "codex_source on dev1: is no Linux that says its name"),
+    # a Mac with Intel's processor
+    ({}, {**DEBIAN, "name": ""}, 1 << 40, ARCHIVE, "codex_source on dev1: is no Linux that says its name"),
     ({}, DEBIAN, 1 << 20, {}, "/opt/codex on dev1: has 1 MiB free, and Codex takes 900"),
     ({}, {**DEBIAN, "name": "arch"}, 1 << 40, ARCHIVE, "/srv/codex.tar.gz cannot be read on the controller"),
 ]
