@@ -23,6 +23,7 @@ from typing import Any, Optional
 
 from .check import Check, CheckFailed, NotApplicable, run_check
 from .codex_diagnoses import Codex, explain, explain_command, explain_config, explain_silence
+from .codex_release import HOME_COMMAND
 from .errors import Refused
 from .tree import acting_as
 
@@ -237,8 +238,13 @@ class _Session:
     def _program(self) -> str:
         program = shutil.which(self.options.codex, path=self.environment["PATH"])
         if program is None:
+            lacking = f"{self.record.pw_name} has no {self.options.codex} in {self.environment['PATH']}"
+            own = os.path.join(self.record.pw_dir, HOME_COMMAND)
+            if self.options.codex == "codex" and os.path.lexists(own):  # roles/codex with codex_scope: user
+                mend = f"put $HOME/.local/bin in front of PATH in the .profile of {self.record.pw_name}"
+                raise CheckFailed(lacking, f"it is {own}, which a login does not find", mend)
             raise CheckFailed(
-                f"{self.record.pw_name} has no {self.options.codex} in {self.environment['PATH']}",
+                lacking,
                 "Codex is not installed here",
                 "ansible-playbook playbooks/developers.yml",
             )

@@ -210,6 +210,16 @@ def test_the_first_broken_link_is_named(developer, changes, expected, cause):
     assert time.monotonic() - start < 20
 
 
+def test_a_users_own_codex_that_their_login_does_not_find(developer, tmp_path):
+    command = tmp_path / "home/.local/bin/codex"
+    command.parent.mkdir(parents=True)
+    command.symlink_to("../share/codex/0.169.0/codex")
+    (tmp_path / "home/.profile").write_text("PATH=/usr/bin:/bin\n")
+    first = developer().checks[0]
+    assert (first.ok, first.cause) == (False, f"it is {command}, which a login does not find")
+    assert first.next.startswith("put $HOME/.local/bin in front of PATH in the .profile of ")
+
+
 def test_a_refused_configuration_is_named_with_its_place(developer):
     report = developer(validate=f"cat {RECORDED}/config_unknown_key.json; exit 1")
     assert "unknown configuration field `nonsense`" in report.failed[0].evidence
