@@ -26,7 +26,7 @@ def measured(setup: Setup) -> list[measure.Row]:
     label = f"({setup.lock.label}; {rounds} rounds)"
     return [
         measure.faster(f"environment, cold cache {label}", "pip, cold cache", found["pip cold"], found["ours cold"], 8),
-        measure.faster("environment, wheels cached", "pip, warm cache", found["pip warm"], found["ours warm"], 8),
+        measure.faster("environment, wheels and their bytecode cached", "pip, warm cache", found["pip warm"], found["ours warm"], 8),
         measure.faster("environment, taken from the pool, bytecode in it", "pip, cold cache", found["pip cold"], found["ours taken"], 8),
         measure.faster("... against pip that has all wheels", "pip, warm cache", found["pip warm"], found["ours taken"], 8),
         measure.Row("packing it for the pool, once", "-", "-", measure.seconds(found["ours packed"]), "-"),
