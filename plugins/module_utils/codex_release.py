@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any, Optional
 
 from .errors import Refused
-from .tree import acting_as, expand
+from .tree import acting_as, expand, explained
 
 MACHINE, COMMAND = "/opt/codex", "/usr/local/bin/codex"
 HOME, HOME_COMMAND = ".local/share/codex", ".local/bin/codex"
@@ -107,7 +107,7 @@ def install(source: str, sha256: Optional[str], version: str, path: str, user: O
         # root's file, which the user need not be able to read
         archive = None if os.path.isdir(source) else stack.enter_context(open(source, "rb"))
         try:
-            with _told(path), acting_as(user):
+            with explained(path), acting_as(user):
                 os.makedirs(os.path.dirname(final), exist_ok=True)
                 os.makedirs(os.path.dirname(expand(command)), exist_ok=True)
                 shutil.rmtree(part, ignore_errors=True)
@@ -119,20 +119,12 @@ def install(source: str, sha256: Optional[str], version: str, path: str, user: O
                 _link(part)
                 os.mkdir(os.path.join(part, ".home"), 0o700)
             _prove(part, version, user)
-            with _told(path), acting_as(user):
+            with explained(path), acting_as(user):
                 shutil.rmtree(os.path.join(part, ".home"))
                 os.rename(part, final)
         finally:
             with acting_as(user):
                 shutil.rmtree(part, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _told(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as why:
-        raise Refused(path, f"cannot be written: {why.strerror or why}.", "Nothing is half-installed; mend that and run again.") from why
 
 
 def _unpack(archive: IO[bytes], sha256: str, part: str) -> None:

@@ -178,7 +178,7 @@ def apply(entries: list[Entry]) -> None:
     staged: list[tuple[Entry, str, str]] = []
     try:
         for entry in entries:
-            with _explained(entry.dest), acting_as(entry.user):
+            with explained(entry.dest), acting_as(entry.user):
                 if entry.state == "directory":
                     _make_directory(entry, made)
                 elif entry.state == "file" and entry.content is not None:
@@ -193,11 +193,11 @@ def apply(entries: list[Entry]) -> None:
         raise
     try:
         for entry, temporary, path in staged:
-            with _explained(entry.dest), acting_as(entry.user):
+            with explained(entry.dest), acting_as(entry.user):
                 _keep_original(entry, path)
                 os.replace(temporary, path)
         for entry in entries:
-            with _explained(entry.dest), acting_as(entry.user):
+            with explained(entry.dest), acting_as(entry.user):
                 _finish(entry)
     finally:
         _clear(staged)
@@ -210,13 +210,15 @@ def _clear(staged: list[tuple[Entry, str, str]]) -> None:
 
 
 @contextlib.contextmanager
-def _explained(dest: str) -> Iterator[None]:
+def explained(dest: str) -> Iterator[None]:
+    """Turn an owner that is unknown, and what the system refuses, into a Refused that names ``dest``."""
     try:
         yield
     except KeyError as error:
         raise Refused(dest, f"cannot be given its owner: {error.args[0]}.", "Create that user or group first.") from error
     except OSError as error:
-        raise Refused(dest, f"cannot be written: {error.strerror}.", "Nothing was half-written; mend that and run again.") from error
+        why = f"cannot be written: {error.strerror or error}."
+        raise Refused(dest, why, "Nothing was half-written; mend that and run again.") from error
 
 
 def _make_directory(entry: Entry, made: list[str]) -> None:
