@@ -80,12 +80,12 @@ class _Server:
             modules = {kind: driver_packages(system, self.source, self.branch, kind).packages[1] for kind in both}
             return next((kind for kind in both if self.there(modules[kind])), both[0])
         if wanted not in both:
-            reason = (
-                f"from branch {OPEN_ALONE} on there are none"
+            why = (
+                f"is {wanted}, and branch {self.branch} has open modules alone."
                 if self.branch >= OPEN_ALONE and wanted == PROPRIETARY
-                else "GPUs there take others"
+                else f"is {wanted}, and such modules do not drive all GPUs of {self.name} ({', '.join(self.seen['gpus'])})."
             )
-            raise Refused(where, f"is {wanted}, and for {self.name} {reason}.", f"Write cuda_driver_modules: {both[0]}.")
+            raise Refused(where, why, f"Write cuda_driver_modules: {both[0]}.")
         return str(wanted)
 
 

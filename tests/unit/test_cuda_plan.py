@@ -144,15 +144,15 @@ REFUSED = {
         {"modules": "open"},
         {"gpus": ["1db6"]},
         None,
-        "cuda_driver_modules: is open, and for gpu1 GPUs there take others. Write cuda_driver_modules: proprietary.",
+        "cuda_driver_modules: is open, and such modules do not drive all GPUs of gpu1 (1db6). Write cuda_driver_modules: proprietary.",
     ),
     "a Blackwell with proprietary ones": (
         {"modules": "proprietary"},
         {"gpus": ["2bb5"]},
         None,
-        "is proprietary, and for gpu1 GPUs there take others. Write cuda_driver_modules: open.",
+        "is proprietary, and such modules do not drive all GPUs of gpu1 (2bb5). Write cuda_driver_modules: open.",
     ),
-    "proprietary ones from 620 on": ({"modules": "proprietary", "branch": "620"}, {}, None, "from branch 620 on there are none."),
+    "proprietary ones from 620 on": ({"modules": "proprietary", "branch": "620"}, {}, None, "branch 620 has open modules alone."),
     "both in one machine": ({}, {"gpus": ["1db6", "2bb5"]}, None, "no kind of kernel modules of branch 580 drives all GPUs of gpu1"),
     "a branch that is too old": (
         {"branch": "570"},

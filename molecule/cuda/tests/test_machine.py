@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import BOOTED, NEW, OLD, installed, loaded, state
+from conftest import BOOTED, INVENTORY, NEW, OLD, everywhere, installed, loaded, state
+
+from lab import testing
 
 OBSTACLES = {
     "no room in /boot": ("mount -t tmpfs -o size=64k boot /boot && head -c 60000 /dev/zero >/boot/full", "/boot"),
@@ -57,3 +59,23 @@ def test_nouveau_goes_with_the_reboot_and_the_driver_comes(blank, play):
     code, said = play(cuda_reboot=True)
     assert (code, said.count("changed=0")) == (0, 2), said
     assert {name: server.check_output(BOOTED) for name, server in blank.items()} == boots
+
+
+def test_in_batches_a_server_that_fails_leaves_the_next_ones_alone_and_each_boots_in_its_turn(blank, away):
+    run = testing.playbook(INVENTORY)
+    everywhere(blank, "touch /etc/stand-in/nouveau && systemctl restart stand-in-machine")
+    boots, before = everywhere(blank, BOOTED), state(blank["server2"])
+    away("debian12/x86_64/libcuda1_*.deb")  # server1's
+    code, said = run("cuda", cuda_serial=1, cuda_reboot=True)
+    assert code != 0, said
+    assert (installed(blank["server1"]), state(blank["server2"])) == ("", before)
+    assert everywhere(blank, BOOTED) == boots
+    away.back()
+    code, said = run("cuda", cuda_serial=1, cuda_reboot=True)
+    assert code == 0, said
+    _, *batches = said.split("PLAY [Driver and toolkit]")
+    for name, other, batch in zip(blank, reversed(blank), batches, strict=True):
+        assert "Reboot | Boot the machine]" in batch
+        assert f"changed: [{name}]" in batch
+        assert f"[{other}]" not in batch
+        assert (loaded(blank[name]), blank[name].check_output(BOOTED) != boots[name]) == (NEW, True)

@@ -79,9 +79,17 @@ def test_proprietary_modules_and_back_again(blank, play):
 @pytest.mark.parametrize(
     ("device", "variables", "words"),
     [
-        ("0x2bb5", {"cuda_driver_modules": "proprietary"}, "GPUs there take others. Write cuda_driver_modules: open."),
-        ("0x1db6", {"cuda_driver_modules": "open"}, "GPUs there take others. Write cuda_driver_modules: proprietary."),
-        ("0x26b9", {"cuda_driver_modules": "proprietary", "cuda_driver_branch": "620"}, "from branch 620 on there are none."),
+        (
+            "0x2bb5",
+            {"cuda_driver_modules": "proprietary"},
+            "do not drive all GPUs of server1 (2bb5, 2bb5). Write cuda_driver_modules: open.",
+        ),
+        (
+            "0x1db6",
+            {"cuda_driver_modules": "open"},
+            "do not drive all GPUs of server1 (1db6, 1db6). Write cuda_driver_modules: proprietary.",
+        ),
+        ("0x26b9", {"cuda_driver_modules": "proprietary", "cuda_driver_branch": "620"}, "branch 620 has open modules alone."),
     ],
     ids=["Blackwell", "Volta", "branch 620"],
 )
