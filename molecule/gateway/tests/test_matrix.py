@@ -22,9 +22,8 @@ ASKED = os.environ.get("OWNMETAL_CODEX_VERSIONS", "")
 RELEASES = VERSIONS if ASKED == "all" else tuple(ASKED.split())
 DOCS = ROOT / "docs/codex.md"
 BEGIN, END = "<!-- written by molecule/gateway/tests/test_matrix.py -->", "<!-- end of what it wrote -->"
-HEADER = (
-    "| Codex | API | tool call | next turn | reasoning | two calls at once | prompt beyond the context |\n|---|---|---|---|---|---|---|"
-)
+COLUMNS = ("Codex", "API", "tool call", "next turn", "reasoning", "two calls at once", "MCP over stdio", "prompt beyond the context")
+HEADER = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 WORK = "/home/dev/matrix"
 # an MCP server over stdio with one tool, which the micro model calls when it is told to
 WEATHER = """
