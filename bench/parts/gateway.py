@@ -1,8 +1,8 @@
 """What the way through a gateway costs: time to the first token, and tokens a second.
 
 The real vLLM with the micro model answers, and vLLM's own `vllm bench serve` asks: at the server itself, through the gateway with each
-engine, and through LiteLLM, a proxy for language models from PyPI, as the peer. All share this machine's cores, with TLS for the
-gateway alone.
+engine, through LiteLLM, a proxy for language models from PyPI, as the peer, and through vLLM's own router, which would need a proxy
+with TLS and keys before it. All share this machine's cores, with TLS for the gateway alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from bench.hosts import BENCH, LAB, ROOT, Failed, run
 from bench.setup import Setup, say
 
 INVENTORY = BENCH / "gateway"
+ENGINES = ("nginx", "caddy")
 HOSTS = ("server1", "gw1", "gw2", "peer1")
 ASKED = "--dataset-name random --random-input-len 200 --random-output-len 100 --num-prompts 40 --max-concurrency 4 --ignore-eos"
 PEER_KEY = "sk-of-the-peer-in-the-measurement"
@@ -38,11 +39,14 @@ def measured(setup: Setup) -> list[measure.Row]:
     own = (INVENTORY / ".secrets/vllm_api_key").read_text().strip()
     say("LiteLLM by its lock")
     _peer(addresses, own)
+    say("vLLM's router by its lock")
+    _router(addresses)
     ways = {
         "direct": (f"http://{addresses['server1']}:8001", own),
         "nginx": (f"https://{addresses['gw1']}", key),
         "caddy": (f"https://{addresses['gw2']}", key),
         "LiteLLM": (f"http://{addresses['peer1']}:4000", PEER_KEY),
+        "vLLM's router": (f"http://{addresses['peer1']}:30000", own),
     }
     rounds = setup.rounds(5)
     first: dict[str, list[float]] = {name: [] for name in ways}
@@ -58,14 +62,14 @@ def measured(setup: Setup) -> list[measure.Row]:
     ttft = {name: statistics.median(times) for name, times in first.items()}
     tokens = {name: statistics.median(times) for name, times in rate.items()}
     rows = []
-    for name in ("nginx", "caddy", "LiteLLM"):
-        label = name if name == "LiteLLM" else f"gateway, {name}"
+    for name in list(ways)[1:]:
+        label = f"gateway, {name}" if name in ENGINES else name
         rows.append(measure.share(f"first token through {label} ({rounds} rounds)", "vLLM itself", ttft["direct"], ttft[name]))
         ratio = tokens[name] / tokens["direct"]
         rows.append(
             measure.Row(f"tokens a second through {label}", "vLLM itself", f"{tokens['direct']:.0f}", f"{tokens[name]:.0f}", f"{ratio:.3f}")
         )
-    for name in ("nginx", "caddy"):
+    for name in ENGINES:
         added, peers = ttft[name] - ttft["direct"], ttft["LiteLLM"] - ttft["direct"]
         rows.append(measure.share(f"time that {name} adds to the first token", "LiteLLM", peers, added))
     return rows
@@ -90,17 +94,32 @@ def _play(playbook: str) -> None:
 
 def _peer(addresses: dict[str, str], own: str) -> None:
     """Install LiteLLM on its host by its lock, and start it."""
-    run(
-        "peer1", "apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qqy install --no-install-recommends python3-venv >/dev/null"
-    )
-    install = "/srv/litellm/bin/pip install --quiet --require-hashes --no-deps --requirement /srv/codex/bench/gateway/litellm.txt"
-    run("peer1", f"python3 -m venv /srv/litellm && {install}")
+    packages = "apt-get -qqy install --no-install-recommends python3-venv >/dev/null"
+    run("peer1", f"apt-get -qq update && DEBIAN_FRONTEND=noninteractive {packages}")
+    _environment("litellm")
     run("peer1", f"cat >/srv/litellm.yaml <<'E'{PEER % addresses['server1']}E")
     run("peer1", f"umask 077; printf 'UPSTREAM_KEY=%s\\nLITELLM_MASTER_KEY=%s\\n' {shlex.quote(own)} {PEER_KEY} >/srv/litellm.env")
     start = "systemd-run --quiet --unit=litellm --property=EnvironmentFile=/srv/litellm.env"
     run("peer1", f"{start} /srv/litellm/bin/litellm --config /srv/litellm.yaml --host 0.0.0.0 --port 4000")
-    up = "import urllib.request as r; r.urlopen('http://127.0.0.1:4000/health/liveliness', timeout=5)"
-    run("peer1", f'for n in $(seq 60); do python3 -c "{up}" 2>/dev/null && exit 0; sleep 2; done; journalctl -u litellm -n 30; exit 1')
+    _answers("litellm", "4000/health/liveliness")
+
+
+def _router(addresses: dict[str, str]) -> None:
+    """Install vLLM's router beside the peer, and start it; the server's key comes with each request."""
+    _environment("router")
+    words = f"--worker-urls http://{addresses['server1']}:8001 --host 0.0.0.0 --port 30000"
+    run("peer1", f"systemd-run --quiet --unit=router /srv/router/bin/vllm-router {words}")
+    _answers("router", "30000/health")
+
+
+def _environment(name: str) -> None:
+    install = f"/srv/{name}/bin/pip install --quiet --require-hashes --no-deps --requirement /srv/codex/bench/gateway/{name}.txt"
+    run("peer1", f"python3 -m venv /srv/{name} && {install}")
+
+
+def _answers(unit: str, path: str) -> None:
+    up = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{path}', timeout=5)"
+    run("peer1", f'for n in $(seq 60); do python3 -c "{up}" 2>/dev/null && exit 0; sleep 2; done; journalctl -u {unit} -n 30; exit 1')
 
 
 def _ask(url: str, key: str) -> dict[str, float]:
