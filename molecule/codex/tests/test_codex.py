@@ -107,15 +107,17 @@ def test_for_everyone_as_a_default(machine, configure, uninstall, codex, again):
 
 def test_no_way_around(machine, configure, uninstall, codex, again):
     elsewhere = '[model_providers.elsewhere]\nname = "elsewhere"\nbase_url = "http://127.0.0.1:9/v1"\nwire_api = "responses"\n'
+    config = f"{HOMES['ann']}/config.toml"
     try:
         code, said = configure(codex_enforce=True)
         assert code == 0, said
-        config = f"{HOMES['ann']}/config.toml"
         machine.check_output(f"sed -i 's/^model_provider = .*/model_provider = \"elsewhere\"/' {config}; printf '{elsewhere}' >>{config}")
         turn = codex("ann")
         assert works(turn), turn
     finally:
         code, said = uninstall(codex_enforce=True)
+        assert 'model_provider = "elsewhere"' in machine.file(config).content_string  # a change of hers stays
+        machine.check_output(f"cat >{config} <<'E'\n{OWN.read_text()}E")
     assert code == 0, said
     assert machine.run("ls /etc/codex").rc != 0
 
