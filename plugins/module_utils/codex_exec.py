@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -253,6 +254,22 @@ class _Session:
     def _codex(self, *arguments: str, timeout: int = 60, said: str = "") -> Done:
         return self._run([self._program(), *arguments], timeout, said)
 
+    def _offers(self, command: str, option: str) -> bool:
+        """Tell whether a command of this release has an option."""
+        return option in self._codex(command, "--help").out.split()
+
+    def _settings_of_file(self) -> dict[str, Any]:
+        """Return what a release that does not tell its settings (before 0.80) is led by: model and provider of the user's file."""
+        try:
+            with acting_as(self.record.pw_name), open(os.path.join(self.home, "config.toml"), encoding="utf-8") as stream:
+                top, *tables = re.split(r"^\s*(?=\[)", stream.read(), flags=re.MULTILINE)
+        except OSError:
+            return {}
+        found = _texts(top)
+        name = found.get("model_provider", "")
+        entry = next((table for table in tables if re.match(rf"\[model_providers\.[\"']?{re.escape(name)}[\"']?\]", table)), "")
+        return {**found, "model_providers": {name: _texts(entry)}}
+
     def _settings(self) -> dict[str, Any]:
         """Return the settings in force, as Codex sees them; none where it does not say."""
         with self._start([self._program(), "app-server", *_QUIET]) as process, _ended_after(process, 30):
@@ -305,11 +322,15 @@ class _Session:
         return f"{program} is {said}"
 
     def config(self) -> str:
-        """The configuration is valid, and leads to a provider of one's own."""
-        done = self._codex("app-server", "--strict-config", "--print-startup-config")
+        """The configuration is valid, as far as this release can tell, and leads to a provider of one's own."""
+        strict = self._offers("app-server", "--strict-config")
+        command = ["app-server", "--strict-config"] if strict else ["features", "list"]
+        if self._offers("app-server", "--print-startup-config"):
+            command.append("--print-startup-config")
+        done = self._codex(*command)
         if done.code != 0:
             raise explain_config(self.clean(_detail(done)), os.path.join(self.home, "config.toml"))
-        self.codex = Codex.read(self._settings())
+        self.codex = Codex.read(self._settings() or self._settings_of_file())
         name = self.codex.provider
         if name == "openai" or (self.options.provider and name != self.options.provider):
             raise CheckFailed(
@@ -317,11 +338,16 @@ class _Session:
                 "prompts would leave for another place than the own servers; Codex was not run",
                 f"correct model_provider in {self.home}/config.toml: ansible-playbook playbooks/developers.yml",
             )
-        return f"{self.home}/config.toml is valid: {self.codex.model} of {name} at {self.codex.url}"
+        judged = "is valid" if strict else "is read, by a release that has no validator"
+        return f"{self.home}/config.toml {judged}: {self.codex.model} of {name} at {self.codex.url}"
 
     def turn(self) -> str:
         """Codex takes the prompt and ends its turn."""
-        command = ["exec", "--json", "--ephemeral", "--skip-git-repo-check", "-c", NO_WAITING]
+        command = ["exec", "--json", "--skip-git-repo-check", "-c", NO_WAITING]
+        if self._offers("exec", "--ephemeral"):
+            command.append("--ephemeral")
+        # what was judged is what is asked, whatever a layer that this release does not tell says
+        command += ["-c", f"model_provider={json.dumps(self.codex.provider)}"]
         for override in NO_RETRIES:
             command += ["-c", f"model_providers.{self.codex.provider}.{override}"]
         if self.options.sandbox:
@@ -368,6 +394,11 @@ class _Session:
                 "try again; a small model may not follow the prompt to the letter",
             )
         return f"{self.options.expect_file} holds {content!r}"
+
+
+def _texts(table: str) -> dict[str, str]:
+    """Return the keys of a TOML table whose values are texts on one line."""
+    return {key: value for key, _quote, value in re.findall(r"""^\s*(\w+)\s*=\s*(["'])(.*?)\2""", table, re.MULTILINE)}
 
 
 def _detail(done: Done) -> str:

@@ -130,11 +130,16 @@ here={here}
 echo "$* home=$CODEX_HOME" >> "$here/calls"
 case "$*" in
   --version) echo codex-cli 0.169.0 ;;
-  *--print-startup-config) cat "$CODEX_HOME/config.toml" > "$here/config.seen"; {validate} ;;
-  app-server*) read -r line; read -r line; read -r line; cat {recorded}/config_read.jsonl; cat > /dev/null ;;
+  *--help) echo {offers} ;;
+  features*) {validate} ;;
+  *--strict-config*) cat "$CODEX_HOME/config.toml" > "$here/config.seen"; {validate} ;;
+  app-server*) read -r line; read -r line; read -r line; cat {recorded}/{settings}.jsonl; cat > /dev/null ;;
   exec*) cat > "$here/prompt"; echo state > "$CODEX_HOME/state.sqlite"; {act}; cat {recorded}/{turn}.jsonl; {end} ;;
 esac
 """
+
+
+NEWEST = "--strict-config --print-startup-config --ephemeral"
 
 
 @pytest.fixture
@@ -152,9 +157,12 @@ def developer(tmp_path, monkeypatch):
     real = pwd.getpwnam
     monkeypatch.setattr(pwd, "getpwnam", lambda name: record if name == me.pw_name else real(name))
 
-    def check(recorded="tool_call", act="printf hi > hello.txt", validate="exit 0", end="exit 0", **options):
+    def check(
+        recorded="tool_call", act="printf hi > hello.txt", validate="exit 0", end="exit 0", settings="config_read", offers=NEWEST, **options
+    ):
         program = home / "bin/codex"
-        program.write_text(REPLAY.format(here=tmp_path, recorded=RECORDED, turn=recorded, act=act, validate=validate, end=end))
+        words = {"turn": recorded, "act": act, "validate": validate, "end": end, "settings": settings, "offers": offers}
+        program.write_text(REPLAY.format(here=tmp_path, recorded=RECORDED, **words))
         program.chmod(0o755)
         return check_codex(Options(user=me.pw_name, **options))
 
@@ -182,6 +190,46 @@ def test_all_is_well(developer, tmp_path):
     assert "model_providers.vllm.stream_max_retries=0" in calls
     assert str(tmp_path / "home/.codex") not in calls  # its state goes elsewhere
     assert json.loads(report.events[-1])["type"] == "turn.completed"
+
+
+def test_a_release_with_a_validator_that_says_nothing(developer, tmp_path):
+    assert verdicts(developer(offers="--strict-config --ephemeral")) == [True] * 5
+    assert "print-startup-config" not in (tmp_path / "calls").read_text()
+
+
+OLD = {"offers": "--json", "settings": "config_read_0.63"}
+OWN = """
+# model_provider = "openai"
+model = "micro"
+model_provider = '{}'
+
+[model_providers.other]
+base_url = "http://other:1/v1"
+
+[model_providers."vllm"]
+name = "ours"
+base_url = "http://server1:8001/v1"
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "provider", "expected", "said"),
+    [
+        (OWN.format("vllm"), "vllm", [True] * 5, "is read, by a release that has no validator: micro of vllm at http://server1:8001/v1"),
+        (OWN.format("other"), "vllm", [True, False, None, None, None], "the model provider is other"),
+        ('model = "micro"\n[x]\nmodel_provider = "vllm"\n', None, [True, False, None, None, None], "the model provider is openai"),
+    ],
+    ids=["ours", "another", "none"],
+)
+def test_a_release_that_does_not_tell_its_settings(developer, tmp_path, text, provider, expected, said):
+    (tmp_path / "home/.codex/config.toml").write_text(text)
+    report = developer(**OLD, provider=provider)
+    assert verdicts(report) == expected
+    assert said in report.checks[1].evidence
+    calls = (tmp_path / "calls").read_text()
+    assert ('-c model_provider="vllm"' in calls) == (expected[-1] is True)
+    assert "--ephemeral" not in calls
+    assert "--strict-config" not in calls
 
 
 @pytest.mark.parametrize(

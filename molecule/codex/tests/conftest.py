@@ -39,6 +39,12 @@ def again(configure):
 
 
 @pytest.fixture(scope="session")
+def verify():
+    run = testing.playbook(INVENTORY)
+    return lambda **variables: run("verify", **variables)
+
+
+@pytest.fixture(scope="session")
 def uninstall():
     run = testing.playbook(INVENTORY)
     return lambda **variables: run("uninstall", **variables)

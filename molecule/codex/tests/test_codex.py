@@ -149,7 +149,7 @@ def old(machine):
 
 
 @pytest.mark.parametrize(("version", "path"), [("0.94.0", "/v1/chat/completions"), ("0.130.0", "/v1/responses")])
-def test_a_codex_that_is_there_is_configured_for_its_version_and_stays(machine, configure, codex, old, again, version, path):
+def test_a_codex_that_is_there_is_configured_for_its_version_and_stays(machine, configure, verify, codex, old, again, version, path):
     """Down to an old one, and up again."""
     there = {"codex_install": False, "codex_program": old[version], "codex_profiles": [{"name": "vllm-large", "model": "large"}]}
     before = machine.check_output(f"sha256sum {old[version]}")
@@ -159,6 +159,9 @@ def test_a_codex_that_is_there_is_configured_for_its_version_and_stays(machine, 
         turn = codex("ann", *words, program=old[version])
         assert works(turn), turn
         assert (turn["paths"], turn["models"]) == ({path}, {model})
+    code, said = verify(**there)
+    assert code == 0, said
+    assert said.count(f"{old[version]} is codex-cli {version}") >= len(HOMES)
     code, said = configure(**there)
     assert "changed=0" in said, said
     assert machine.check_output(f"sha256sum {old[version]}") == before

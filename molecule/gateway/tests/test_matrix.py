@@ -142,8 +142,12 @@ def cells(developer, program, ask):
 
 
 @pytest.mark.parametrize("version", RELEASES)
-def test_a_release_does_what_the_docs_say(version, developer, configured, ask):
-    row = f"| {' | '.join([version, *cells(developer, configured(version), ask)])} |"
+def test_a_release_does_what_the_docs_say(version, developer, configured, playbook, ask):
+    program = configured(version)
+    code, said = playbook("verify", "--limit", "dev1", "--tags", "verify_codex", codex_install=False, codex_program=program)
+    assert code == 0, said
+    assert f"{program} is codex-cli {version}" in said
+    row = f"| {' | '.join([version, *cells(developer, program, ask)])} |"
     print(row)
     text = DOCS.read_text()
     head, _, rest = text.partition(BEGIN)
