@@ -52,7 +52,9 @@ def build(package: Package, folder: Path) -> Path:
         root = Path(work)
         root.chmod(0o755)
         for path, text in package.files.items():
-            _write(root / path.lstrip("/"), text, PROGRAM if {"bin", "sbin", "libexec"} & set(Path(path).parts) else TEXT)
+            _write(
+                root / path.lstrip("/"), text, PROGRAM if {"bin", "sbin", "libexec", "common.postinst"} & set(Path(path).parts) else TEXT
+            )
         _write(root / "DEBIAN/control", package.control, TEXT)
         for name, text in package.scripts.items():
             _write(root / "DEBIAN" / name, f"#!/bin/sh\nset -e\n{text}", PROGRAM)

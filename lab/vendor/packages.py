@@ -183,7 +183,8 @@ def distribution(kernel: str) -> Iterator[Package]:
     The real dkms would bring a compiler and then compile nothing, for want of headers of the machine's kernel.
     """
     yield Package(f"linux-headers-{kernel}", "1", architecture="all")
-    yield Package("dkms", "99", files={"/usr/sbin/dkms": (FILES / "dkms").read_text()}, architecture="all")
+    programs = {"/usr/sbin/dkms": (FILES / "dkms").read_text(), "/usr/lib/dkms/common.postinst": (FILES / "common.postinst").read_text()}
+    yield Package("dkms", "99", files=programs, architecture="all")
     initramfs = "#!/bin/sh\nset -e\necho made >>/boot/initrd.img-$(uname -r)\n"
     yield Package("initramfs-tools", "99", files={"/usr/sbin/update-initramfs": initramfs}, architecture="all")
     yield Package(
