@@ -3,7 +3,7 @@
 """Let the real Codex do a small piece of work as a developer would, and judge what it did.
 
 Codex runs with the developer's own configuration and login environment, in a scratch directory, and with a scratch
-home for its state: links lead to what is in the real one, so that nothing is left there.
+home for its state: a copy of the configuration, and links to what else is in the real one, so that nothing is left there.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ EVENTS = 12  # how many of the last events are shown
 
 # What Codex keeps for itself in its home: a run of ours neither reads nor writes it.
 STATE = {"installation_id", "log", "tmp", "sessions", "archived_sessions", "shell_snapshots", "history.jsonl", ".tmp"}
+CONFIG = "config.toml"
 STATE_ENDINGS = (".sqlite", ".sqlite-shm", ".sqlite-wal")
 
 # One try is enough to know. Codex 0.169 waits for the network without end when it may reconnect unboundedly.
@@ -183,8 +184,11 @@ class _Session:
             os.mkdir(self.work)
             os.mkdir(scratch_home)
             for name in os.listdir(self.home) if os.path.isdir(self.home) else []:
-                if name not in STATE and not name.endswith(STATE_ENDINGS):
-                    os.symlink(os.path.join(self.home, name), os.path.join(scratch_home, name))
+                own, scratch = os.path.join(self.home, name), os.path.join(scratch_home, name)
+                if name == CONFIG and os.path.isfile(own):  # Codex notes in it which folders it trusts, through a link too
+                    shutil.copy(own, scratch)
+                elif name not in STATE and not name.endswith(STATE_ENDINGS):
+                    os.symlink(own, scratch)
         self.environment["CODEX_HOME"] = self._scratch_home = scratch_home
         if options.api_key:
             self.environment[options.env_key] = options.api_key
@@ -261,7 +265,7 @@ class _Session:
     def _settings_of_file(self) -> dict[str, Any]:
         """Return what a release that does not tell its settings (before 0.80) is led by: model and provider of the user's file."""
         try:
-            with acting_as(self.record.pw_name), open(os.path.join(self.home, "config.toml"), encoding="utf-8") as stream:
+            with acting_as(self.record.pw_name), open(os.path.join(self.home, CONFIG), encoding="utf-8") as stream:
                 top, *tables = re.split(r"^\s*(?=\[)", stream.read(), flags=re.MULTILINE)
         except OSError:
             return {}
@@ -329,17 +333,17 @@ class _Session:
             command.append("--print-startup-config")
         done = self._codex(*command)
         if done.code != 0:
-            raise explain_config(self.clean(_detail(done)), os.path.join(self.home, "config.toml"))
+            raise explain_config(self.clean(_detail(done)), os.path.join(self.home, CONFIG))
         self.codex = Codex.read(self._settings() or self._settings_of_file())
         name = self.codex.provider
         if name == "openai" or (self.options.provider and name != self.options.provider):
             raise CheckFailed(
                 f"the model provider is {name}",
                 "prompts would leave for another place than the own servers; Codex was not run",
-                f"correct model_provider in {self.home}/config.toml: ansible-playbook playbooks/developers.yml",
+                f"correct model_provider in {self.home}/{CONFIG}: ansible-playbook playbooks/developers.yml",
             )
         judged = "is valid" if strict else "is read, by a release that has no validator"
-        return f"{self.home}/config.toml {judged}: {self.codex.model} of {name} at {self.codex.url}"
+        return f"{self.home}/{CONFIG} {judged}: {self.codex.model} of {name} at {self.codex.url}"
 
     def turn(self) -> str:
         """Codex takes the prompt and ends its turn."""

@@ -11,7 +11,8 @@ version_added: 0.1.0
 description:
   - Runs the Codex that a developer has, as that developer and with their own configuration and login environment, in a scratch
     directory. It passes when Codex has ended its turn, the model has called the shell, and the file is there.
-  - Nothing is left behind. Codex gets a scratch home for its state, in which links lead to what is in the developer's own.
+  - Nothing is left behind. Codex gets a scratch home for its state, with a copy of the developer's configuration, and links to what else
+    is in their own.
   - Releases from 0.63 on are understood. Those before 0.131 have no validator, so their configuration is only read, and before 0.80 they
     do not tell their settings, so model and provider are those of the developer's file.
   - Codex does not retry, so that a broken chain is seen at once, and the cause is looked for where Codex does not name it.

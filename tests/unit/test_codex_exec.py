@@ -134,7 +134,8 @@ case "$*" in
   features*) {validate} ;;
   *--strict-config*) cat "$CODEX_HOME/config.toml" > "$here/config.seen"; {validate} ;;
   app-server*) read -r line; read -r line; read -r line; cat {recorded}/{settings}.jsonl; cat > /dev/null ;;
-  exec*) cat > "$here/prompt"; echo state > "$CODEX_HOME/state.sqlite"; {act}; cat {recorded}/{turn}.jsonl; {end} ;;
+  exec*) cat > "$here/prompt"; echo state > "$CODEX_HOME/state.sqlite"; echo trusted >> "$CODEX_HOME/config.toml"
+    {act}; cat {recorded}/{turn}.jsonl; {end} ;;
 esac
 """
 
@@ -169,7 +170,15 @@ def developer(tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(codex_exec, "SCRATCH", str(scratch))
-    yield check
+    own = home / ".codex/config.toml"
+
+    def checked(**given):
+        before = own.read_text()
+        report = check(**given)
+        assert own.read_text() == before
+        return report
+
+    yield checked
     assert os.listdir(scratch) == []
     assert sorted(os.listdir(home / ".codex")) == ["config.toml", "history.jsonl", "state.sqlite"]
     assert (home / ".codex/state.sqlite").read_text() == "the user's own\n"

@@ -72,7 +72,9 @@ def configured(developer, playbook, cache):
         developer.check_output(f"cat >/srv/matrix/weather.py <<'E'{WEATHER}E")
         with install(cache, version).open("rb") as stream:
             subprocess.run(lab, stdin=stream, check=True, cwd=ROOT, env={**environment(), "LAB_NAME": "molecule-gateway"})
-        code, said = playbook("developers", "--limit", "dev1", codex_install=False, codex_program=program, codex_mcp_servers=MCP)
+        # what a release brings for its sandbox is not there: it is its program alone
+        asked = {"codex_program": program, "codex_mcp_servers": MCP, "codex_sandbox_mode": "danger-full-access"}
+        code, said = playbook("developers", "--limit", "dev1", codex_install=False, **asked)
         assert code == 0, said
         return program
 
