@@ -149,7 +149,7 @@ def load(developer, stream):
         return json.loads(developer.check_output("cat /root/load.out"))
 
     yield ended
-    developer.run("touch /root/stop; sleep 2; pkill -f '[l]oad.py'; rm -f /root/load.py /root/load.out")
+    developer.run("touch /root/stop; sleep 2; pkill -xf 'python3 /root/load.py'; rm -f /root/load.py /root/load.out")
 
 
 def reloads(gateway):

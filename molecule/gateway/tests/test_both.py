@@ -142,7 +142,9 @@ def test_reloads_lose_no_stream(developer, gateway, stream):
     for _ in range(3):
         gateway.check_output("systemctl reload ownmetal-gateway; sleep 1")
     assert reloads(gateway) == count + 3
-    wait(lambda: developer.check_output("cat /root/s.* | grep -c tokens || true") == "20", 400)
+    wait(lambda: developer.run("pgrep -f '^python3 /root/reader.py'").rc != 0, 400)
+    said = developer.check_output("tail -n 5 /root/s.*")
+    assert said.count('"tokens"') == 20, said
     ends = [json.loads(line) for line in developer.check_output("cat /root/s.*").splitlines()]
     assert [(end["status"], end["done"], end["tokens"]) for end in ends] == [(200, True, 1500)] * 20
 
