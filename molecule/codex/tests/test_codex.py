@@ -152,6 +152,7 @@ def old(machine):
 def test_a_codex_that_is_there_is_configured_for_its_version_and_stays(machine, configure, verify, codex, old, again, version, path):
     """Down to an old one, and up again."""
     there = {"codex_install": False, "codex_program": old[version], "codex_profiles": [{"name": "vllm-large", "model": "large"}]}
+    there["codex_sandbox_mode"] = "danger-full-access"  # what these releases' own sandbox needs is not on the machine
     before = machine.check_output(f"sha256sum {old[version]}")
     code, said = configure(**there)
     assert code == 0, said

@@ -107,10 +107,11 @@ class Turn:
 def ask(developer):
     """Let a release take a turn; return it with the files that the turn made."""
 
-    def turn(program, prompt, *words):
+    def turn(program, prompt, *words, times=1):
         before = "" if words else f"rm -rf {WORK}; "
         developer.check_output(f"{before}rm -f {WORK}/*; install -d -o dev -g dev {WORK}")
-        developer.check_output(f"cat >{WORK}.prompt <<'E'\n{prompt}\nE")
+        # made there: a command line is too short for a long one
+        developer.check_output(f"python3 -c {shlex.quote(f'print({prompt!r} * {times})')} >{WORK}.prompt")
         options = "exec --json --skip-git-repo-check --sandbox danger-full-access"
         line = f"cd {WORK} && timeout 200 {program} {options} {' '.join(words)} - <{WORK}.prompt 2>&1"
         said = developer.run(f"runuser -l dev -c {shlex.quote(line)}").stdout
@@ -137,7 +138,7 @@ def cells(developer, program, ask):
     asked, _made = ask(program, "The weather in Rome? [mcp]")
     assert asked.ended, asked.said
     weather = "answers" if "mcp_tool_call" in asked.kinds and "It rains in Rome" in asked.said else "not asked"
-    beyond, _made = ask(program, "word " * 60_000)
+    beyond, _made = ask(program, "word ", times=60_000)
     assert not beyond.ended, beyond.said[-2000:]
     told = "told" if re.search(r"context (length|window)|input tokens", beyond.said) else "fails"
     return [api, "makes the file", "same thread", "shown" if "reasoning" in thought.kinds else "not shown", "both run", weather, told]
