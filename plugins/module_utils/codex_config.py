@@ -254,8 +254,8 @@ def _absent(wanted: Wanted) -> Iterator[list[str]]:
     for choice in wanted.choices:
         provider = ["model_providers", choice.name]
         yield [*provider, "experimental_bearer_token"]
-        yield [*provider, "http_headers", "Authorization"]
-        yield [*provider, "env_http_headers", "Authorization"]
+        for table in ("http_headers", "env_http_headers"):
+            yield from ([*provider, table, name] for name in ("Authorization", "authorization"))
         yield [*provider, "env_key" if wanted.reads_key_file else "auth"]
     limits = _limits(wanted)
     yield from ([key] for key in ("model_context_window", "model_auto_compact_token_limit") if key not in limits)
@@ -276,6 +276,8 @@ def _retired(wanted: Wanted) -> Iterator[dict[str, Any]]:
             "only": "chat",
             "why": f"Codex {version} speaks the Responses API alone, and does not start with another",
         }
+    if has_key(version, "profile"):
+        yield {"path": ["profile"], "why": "a profile goes before model and provider, wherever it leads; instead: codex -p NAME"}
     for row in compatibility.missing_keys(version):
         if wanted.guide is None or row.key not in (*GUIDE_KEYS, *(f"features.{name}" for name in GUIDE_FEATURES)):
             yield {"path": row.key.split("."), "why": f"no key of Codex {version}; instead: {row.instead}"}

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
@@ -35,6 +36,7 @@ from .driver_state import upstream
 from .errors import Refused
 
 MIB = 1 << 20
+BRANCH, CUDA = re.compile(r"\d{3}"), re.compile(r"\d{2}\.\d")
 BOOT_ROOM = 64 * MIB  # for an initramfs of a size that is not known yet
 DRIVER_NAMES = ("nvidia-", "libnvidia-", "libcuda1", "firmware-nvidia", "kmod-nvidia", "cuda-drivers")
 APT_FILE, NOUVEAU_FILE, NVCC_FILE = "/etc/apt/apt.conf.d/51ownmetal-cuda", "/etc/modprobe.d/ownmetal-nouveau.conf", "/usr/local/bin/nvcc"
@@ -52,7 +54,7 @@ class _Server:
         version = self.system["version"]
         major = version if self.system["name"] in ("debian", "ubuntu") else version.partition(".")[0]
         self.known: Optional[System] = SYSTEMS.get((self.system["name"], major))
-        self.branch = int(settings["branch"])
+        self.branch = int(settings["branch"]) if BRANCH.fullmatch(settings["branch"]) else 0
         self.ours = bool(seen["paths"][NOUVEAU_FILE]["exists"])  # the role was here before, so what it holds is held by it
 
     def there(self, package: str) -> bool:
@@ -125,6 +127,7 @@ def _steps(server: _Server) -> dict[str, Any]:
         raise Refused(
             "cuda_driver_source", why, "Write cuda_driver_source: none for it, or vllm_track: cpu-py311 to try vLLM without a GPU."
         )
+    _check_written(server, system)
     _check_cuda(server)
     kind = server.kind(system)
     wanted = driver_packages(system, server.source, server.branch, kind)
@@ -142,6 +145,8 @@ def _steps(server: _Server) -> dict[str, Any]:
     changes = [f"{package} is installed" for package in packages]
     if server.upgrade and installed and older:
         changes.append(f"driver {installed} becomes {older[0]}")
+    elif server.upgrade and installed and server.source == "repository" and _key(installed)[0] != server.branch:
+        changes.append(f"driver {installed} becomes one of branch {server.branch}")
     if apart:
         changes.append(f"{wanted.fabric_manager} of the driver's own version is installed")
     return {
@@ -204,6 +209,17 @@ def _key(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
+def _check_written(server: _Server, system: System) -> None:
+    """Raise Refused for values that are no branch or version, and for a source that a system does not have."""
+    branch, version = server.settings["branch"], server.settings["toolkit_version"]
+    if not server.branch:
+        raise Refused("cuda_driver_branch", f"is {branch!r}, and a branch is three digits.", f'Write cuda_driver_branch: "{LONG_TERM}".')
+    if version and not CUDA.fullmatch(version):
+        raise Refused("cuda_toolkit_version", f"is {version!r}, and a version is such as 13.0.", 'Write cuda_toolkit_version: "13.0".')
+    if server.source == "distribution" and system.manager == "dnf":
+        raise Refused("cuda_driver_source", f"is distribution, and {system.name} has no driver of its own.", "Write repository, or none.")
+
+
 def _check_cuda(server: _Server) -> None:
     """Raise Refused for a branch that is too old for the CUDA of a track."""
     for track, cuda in server.settings["tracks"].items():
@@ -228,7 +244,7 @@ def _check_installed(server: _Server, found: Optional[tuple[str, str]]) -> None:
         )
     installed = found[1]
     branch = _key(installed)[0]
-    if server.source == "distribution":  # its branch is the distribution's
+    if server.source == "distribution" and server.system["name"] == "debian":  # its branch is the distribution's
         return
     if branch > server.branch:
         why = f"is {server.branch}, and {server.name} has the newer {installed}: a driver is never taken back."

@@ -55,11 +55,14 @@ MEANINGS: dict[int, tuple[str, Optional[bool]]] = {
     172: ("the error of XID 48 was in the GPU's SRAM", None),
 }
 RECOVERY = 154  # "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)": the line itself tells
-LINE = re.compile(r"^\[\s*(\d+\.\d+)\]\s.*?NVRM: Xid \((PCI:[0-9A-Fa-f:.]+)\): (\d+)(?:, *(.*))?$")
+LINE = re.compile(r"^\[\s*(\d+\.\d+)\]\s.*?NVRM: Xid \((PCI:[0-9A-Fa-f:.]+)(?: GPU-I:\d+)?(?: GPU-CI:\d+)?\): (\d+)(?:, *(.*))?$")
 
 
 def read(log: str, gpus: list[Gpu]) -> list[dict[str, Any]]:
-    """Return the XIDs of a kernel log: seconds since boot, bus_id, gpu (its index, if it is listed), xid, text, meaning, reset."""
+    """Return the XIDs of a kernel log: seconds since boot, bus_id, gpu (its index, if it is listed), xid, text, meaning, reset.
+
+    ``reset`` is false where the driver said later that the GPU needs nothing any more. Of a part of a GPU (MIG) it is the GPU's.
+    """
     indices = {gpu["bus_id"]: gpu["index"] for gpu in gpus}
     found = []
     for line in log.splitlines():
@@ -68,6 +71,9 @@ def read(log: str, gpus: list[Gpu]) -> list[dict[str, Any]]:
             seconds, place, code, text = match.groups()
             where = bus_id(place)
             meaning, reset = _meaning(int(code), text or "")
+            if int(code) == RECOVERY and reset is False:
+                for earlier in found:
+                    earlier["reset"] = earlier["reset"] and earlier["bus_id"] != where
             found.append(
                 {
                     "seconds": float(seconds),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import difflib
 import hashlib
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ KEYS = {
     "dest", "state", "template", "content", "vars", "target", "owner", "group", "mode",
     "validate", "secret", "merge", "original", "notes",
 }  # fmt: skip
+SECRET_KEY = re.compile(r"token(?!_limit)|secret|passw|authorization|api_?key|bearer", re.IGNORECASE)
 SECRET_TEXT = "(a secret file: its content is not shown)\n"
 
 
@@ -147,7 +149,7 @@ def _plan_one(file: Wanted, have: Mapping[str, Any], result: Plan) -> None:
 def _merged(file: Wanted, have: Mapping[str, Any]) -> tuple[str, Optional[str]]:
     from .toml_merge import merge_toml, unmerge_toml  # noqa: PLC0415 - only who merges needs tomlkit on the controller
 
-    existing, managed = _text(have.get("content")), file.text or ""
+    existing, managed = _own_text(have), file.text or ""
     if file.state == "file":
         previous, original = map(_text, have.get("notes") or ("", ""))
         return "file", merge_toml(existing, managed, have["path"], previous, original)
@@ -157,8 +159,25 @@ def _merged(file: Wanted, have: Mapping[str, Any]) -> tuple[str, Optional[str]]:
     return ("file", left) if left.strip() else ("absent", None)
 
 
+def _own_text(have: Mapping[str, Any]) -> str:
+    """Return what is in a file that is merged into: to guess at letters would change what is somebody's."""
+    try:
+        return base64.b64decode(have.get("content") or "").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused(have["path"], f"is no UTF-8 text (byte {error.start + 1}), as TOML has to be.", "Save it as UTF-8.") from None
+
+
 def _text(content: Optional[str]) -> str:
     return base64.b64decode(content or "").decode("utf-8", errors="replace")
+
+
+def _without_secret(line: str) -> str:
+    """Return a changed line of a merged file without its value, where that is somebody's, or may be a secret."""
+    key, equals, _value = line.partition("=")
+    theirs = line.startswith(("-", "+#ownmetal#")) and not line.startswith("---")
+    if equals and (theirs or SECRET_KEY.search(line)):
+        return f"{key}= (not shown)"
+    return "- (not shown)" if line.startswith("-") and theirs and not equals and not re.match(r"-\s*(\[|#|$)", line) else line
 
 
 def _difference(file: Wanted, have: Mapping[str, Any], before: str, after: str, differs: Sequence[str] = ()) -> dict[str, str]:
@@ -167,7 +186,7 @@ def _difference(file: Wanted, have: Mapping[str, Any], before: str, after: str, 
     elif file.merge:
         # the changed lines alone: what stands around them is somebody else's, and may be a secret
         changed = difflib.unified_diff(before.splitlines(), after.splitlines(), have["path"], have["path"], lineterm="", n=0)
-        return {"prepared": "\n".join(changed) + "\n"}
+        return {"prepared": "\n".join(map(_without_secret, changed)) + "\n"}
     elif file.state == "link":
         before, after = f"-> {have.get('target')}\n", f"-> {file.target}\n"
     elif "content" not in differs and file.state != "absent":

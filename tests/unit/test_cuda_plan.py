@@ -131,6 +131,12 @@ def test_a_newer_driver_of_the_branch_is_told_and_taken_when_it_is_allowed():
     assert found["packages"][:2] == ["nvidia-driver-cuda", "nvidia-kernel-open-dkms"]
 
 
+def test_another_branch_is_told_where_its_newest_is_not_known():
+    seen = {**HAPPY, "manager": "dnf", "available": [], "packages": {"nvidia-driver-cuda": "570.172.08-1"}}
+    found = planned({"upgrade": True, "tracks": {}}, seen, ("rocky", "9.6", "x86_64"))
+    assert "driver 570.172.08 becomes one of branch 580" in found["changes"]
+
+
 REFUSED = {
     "another system": (
         {},
@@ -196,6 +202,20 @@ REFUSED = {
         {"packages": {"nvidia-driver-cuda": "595.58.03-1"}},
         None,
         'gpu1 has the newer 595.58.03: a driver is never taken back. Write cuda_driver_branch: "595".',
+    ),
+    "a branch that is none": ({"branch": "580-server"}, {}, None, "cuda_driver_branch: is '580-server', and a branch is three digits."),
+    "a toolkit that is none": ({"toolkit_version": "13"}, {}, None, "cuda_toolkit_version: is '13', and a version is such as 13.0."),
+    "a distribution without a driver": (
+        {"source": "distribution"},
+        {},
+        ("rocky", "9.6", "x86_64"),
+        "cuda_driver_source: is distribution, and Rocky Linux 9 has no driver of its own. Write repository, or none.",
+    ),
+    "Ubuntu's own, taken back": (
+        {"source": "distribution", "branch": "535", "tracks": {}, "upgrade": True},
+        {"packages": {"nvidia-utils-580-server": "580.126.20-0ubuntu1"}},
+        ("ubuntu", "24.04", "x86_64"),
+        "gpu1 has the newer 580.126.20: a driver is never taken back.",
     ),
     "an older branch": (
         {"tracks": {}},

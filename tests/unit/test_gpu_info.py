@@ -98,6 +98,22 @@ def test_xids(tmp_path):
     assert all(f"GPU 2 (serial {told['gpus'][2]['serial']})" in fault["text"] for fault in told["faults"])
 
 
+def test_xids_of_a_part_of_a_gpu_and_of_one_that_was_reset():
+    """The driver names the part of a MIG card, and says when a GPU needs nothing any more."""
+    line = "[ {}.000000] synthetic kernel: NVRM: Xid (PCI:0000:{}:00{}): {}"
+    log = "\n".join([
+        line.format(1, "81", " GPU-I:05", "95, pid=1, name=x, an error"),
+        line.format(2, "81", " GPU-I:05 GPU-CI:00", "31, pid=1"),
+        line.format(3, "41", "", "119, pid=1"),
+        line.format(4, "41", "", "154, GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)"),
+        line.format(5, "41", "", "154, GPU recovery action changed from 0x1 (GPU Reset Required) to 0x0 (None)"),
+    ])  # fmt: skip
+    told = gpu_xid.read(log, [{"bus_id": "0000:81:00.0", "index": 3}, {"bus_id": "0000:41:00.0", "index": 1}])
+    assert [(one["xid"], one["gpu"], one["reset"]) for one in told] == [
+        (95, 3, True), (31, 3, False), (119, 1, False), (154, 1, False), (154, 1, False),
+    ]  # fmt: skip
+
+
 def test_a_reset_is_asked_for_where_the_catalogue_asks_for_one():
     """NVIDIA's catalogue, by its first action: RESET_GPU and RESTART_BM; RESTART_APP and IGNORE; what depends on more than the number."""
     resets = {code: reset for code, (_, reset) in gpu_xid.MEANINGS.items()}

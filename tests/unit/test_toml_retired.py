@@ -44,9 +44,15 @@ def managed(version):
 
 # version, lines that are there, lines that are not
 MIGRATED = [
-    ("0.94.0", ['profile = "fast"  # the one I use', "[profiles.fast]", "[model_providers.ollama]", '#ownmetal# enabled = false'], []),
+    ("0.94.0", [
+        '#ownmetal# profile = "fast"  # the one I use', "[profiles.fast]", "[model_providers.ollama]", '#ownmetal# enabled = false',
+        "#ownmetal: a profile goes before model and provider, wherever it leads; instead: codex -p NAME",
+    ], ['profile = "fast"  # the one I use']),
     ("0.107.0", ["[profiles.fast]", '#ownmetal# wire_api = "chat"', "[model_providers.ollama]", "#ownmetal# enabled = false"], []),
-    ("0.130.0", ["[profiles.fast]", "[model_providers.ollama-own]", "#ownmetal# [model_providers.ollama]"], ["[model_providers.ollama]"]),
+    ("0.130.0", [
+        '#ownmetal# profile = "fast"  # the one I use', "[profiles.fast]", "[model_providers.ollama-own]",
+        "#ownmetal# [model_providers.ollama]",
+    ], ["[model_providers.ollama]"]),
     ("0.169.0", [
         '#ownmetal# profile = "fast"  # the one I use',
         "#ownmetal: no key of Codex 0.169.0; instead: codex -p NAME, which reads ~/.codex/NAME.config.toml",

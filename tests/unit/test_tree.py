@@ -134,6 +134,25 @@ def test_toml_is_merged_and_taken_out_again(tmp_path):
     assert not kept.exists()
 
 
+def test_a_merge_shows_no_value_of_a_line_that_was_somebodys(tmp_path):
+    (tmp_path / "c.toml").write_text('model = "hush-hush"\n[mine]\nfast = 1\n')
+    managed = 'model = "ours"\nlog_token = "sk-ours"\ntool_output_token_limit = 4096\n'
+    retired = 'ownmetal_retired = [{ path = ["mine", "fast"], why = "no key" }]\n'
+    (difference,) = roundtrip([file(tmp_path / "c.toml", retired + managed, merge="toml")]).diff
+    lines = difference["prepared"].splitlines()
+    assert {"-model = (not shown)", '+model = "ours"', "+log_token = (not shown)", "+tool_output_token_limit = 4096"} <= set(lines)
+    assert "+#ownmetal# fast = (not shown)" in lines
+    assert not any(secret in difference["prepared"] for secret in ("hush", "sk-"))
+
+
+def test_a_file_that_is_no_utf_8_is_not_guessed_at(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_bytes("# für mich\n".encode("latin-1"))
+    with pytest.raises(Refused, match=r"is no UTF-8 text \(byte 4\), as TOML has to be. Save it as UTF-8."):
+        roundtrip([file(path, 'model = "ours"\n', merge="toml")])
+    assert path.read_bytes() == "# für mich\n".encode("latin-1")
+
+
 def test_a_merge_shows_only_its_own_lines(tmp_path):
     (tmp_path / "c.toml").write_text('model = "theirs"\n[mcp_servers.x.env]\nTOKEN = "hush"\n')
     (difference,) = roundtrip([file(tmp_path / "c.toml", 'model = "ours"\n', merge="toml", mode="0600")]).diff

@@ -134,14 +134,15 @@ def cells(developer, program, ask):
     assert thought.ended, thought.said
     both, made = ask(program, "[two] Make two files.")
     assert both.ended, both.said
-    assert made == {"hello.txt", "second.txt"}, both.said
+    assert made in ({"hello.txt", "second.txt"}, set()), both.said
+    two = "both run" if made else "neither runs"
     asked, _made = ask(program, "The weather in Rome? [mcp]")
     assert asked.ended, asked.said
     weather = "answers" if "mcp_tool_call" in asked.kinds and "It rains in Rome" in asked.said else "not asked"
     beyond, _made = ask(program, "word ", times=60_000)
     assert not beyond.ended, beyond.said[-2000:]
     told = "told" if re.search(r"context (length|window)|input tokens", beyond.said) else "fails"
-    return [api, "makes the file", "same thread", "shown" if "reasoning" in thought.kinds else "not shown", "both run", weather, told]
+    return [api, "makes the file", "same thread", "shown" if "reasoning" in thought.kinds else "not shown", two, weather, told]
 
 
 @pytest.mark.parametrize("version", RELEASES)
