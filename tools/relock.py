@@ -66,7 +66,7 @@ def main() -> int:
     if not sys.argv[1:]:
         done &= lock(Path("requirements/dev.in"), "--universal", "--python-version", "3.11")
         for name in ("litellm", "router"):
-            done &= lock(Path(f"bench/gateway/{name}.in"), "--python-version", "3.11")
+            done &= lock(Path(f"bench/peers/{name}.in"), "--python-version", "3.11")
         done &= lock(LOCKS / "uv.in", "--universal", "--python-version", "3.10")
     for name in names:
         done &= lock(LOCKS / f"{name}.in", *track_options(name, tracks[name]))

@@ -113,7 +113,7 @@ def _router(addresses: dict[str, str]) -> None:
 
 
 def _environment(name: str) -> None:
-    install = f"/srv/{name}/bin/pip install --quiet --require-hashes --no-deps --requirement /srv/codex/bench/gateway/{name}.txt"
+    install = f"/srv/{name}/bin/pip install --quiet --require-hashes --no-deps --requirement /srv/codex/bench/peers/{name}.txt"
     run("peer1", f"python3 -m venv /srv/{name} && {install}")
 
 

@@ -64,7 +64,7 @@ def read(log: str, gpus: list[Gpu]) -> list[dict[str, Any]]:
     ``reset`` is false where the driver said later that the GPU needs nothing any more. Of a part of a GPU (MIG) it is the GPU's.
     """
     indices = {gpu["bus_id"]: gpu["index"] for gpu in gpus}
-    found = []
+    found: list[dict[str, Any]] = []
     for line in log.splitlines():
         match = LINE.match(line)
         if match:
