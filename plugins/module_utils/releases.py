@@ -71,8 +71,9 @@ def switch(home: str, number: int) -> None:
     """Let ``current`` name a release; a new one remembers what it replaced. There is no moment without the link."""
     before, note = current(home), f"{home}/releases/{number}/{REPLACES}"
     if before is not None and before < number and not os.path.exists(note):
-        with open(note, "w", encoding="ascii") as stream:
+        with open(f"{note}.part", "w", encoding="ascii") as stream:
             stream.write(f"{before}\n")
+        os.replace(f"{note}.part", note)
     aside = f"{home}/.current"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(aside)

@@ -152,7 +152,13 @@ def _deploy_one(job: Job, prove: Optional[Prove], progress: Progress) -> Optiona
     before = releases.current(job.home)
     if job.verb == "switch" and job.release is not None:
         _stop(job, progress)
-        releases.switch(job.home, job.release)
+        try:
+            releases.switch(job.home, job.release)
+        except OSError as error:  # a full disk: what ran until now goes on
+            if before is not None:
+                systemctl("start", "--", job.unit)
+            why = f"release {job.release} cannot be made the current one ({error.strerror}: {error.filename}). Release {before} goes on."
+            return Refused(f"vllm_instances {job.name}", why, "Make room there, and run the playbook again.")
     failure = _serve(job, prove, progress)
     if failure is None:
         return None

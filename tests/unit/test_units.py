@@ -101,3 +101,18 @@ def test_what_fails_goes_back_to_what_ran(monkeypatch, tmp_path, ran, to, served
     refused = units._deploy_one(job, None, types.SimpleNamespace(say=said.append))
     assert words in str(refused)
     assert units.releases.current(str(tmp_path)) == runs
+
+
+def test_a_switch_that_cannot_be_written_starts_what_ran(monkeypatch, tmp_path):
+    for number in (6, 7):
+        (tmp_path / "releases" / str(number)).mkdir(parents=True)
+    (tmp_path / "current").symlink_to("releases/6")
+    (tmp_path / ".current").mkdir()  # in the way of the link that is made aside
+    asked = []
+    monkeypatch.setattr(units, "systemctl", lambda *words: asked.append(words))
+    monkeypatch.setattr(units, "_stop", lambda *_: None)
+    job = units.Job(name="a", home=str(tmp_path), verb="switch", release=7)
+    refused = units._deploy_one(job, None, types.SimpleNamespace(say=print))
+    assert str(refused).startswith("vllm_instances a: release 7 cannot be made the current one (Is a directory: ")
+    assert "Release 6 goes on. Make room there" in str(refused)
+    assert (asked, units.releases.current(str(tmp_path))) == ([("start", "--", "vllm@a.service")], 6)
