@@ -94,7 +94,7 @@ def _play(playbook: str) -> None:
 
 def _peer(addresses: dict[str, str], own: str) -> None:
     """Install LiteLLM on its host by its lock, and start it."""
-    packages = "apt-get -qqy install --no-install-recommends python3-venv >/dev/null"
+    packages = "apt-get -qqy install --no-install-recommends python3-venv libsndfile1 >/dev/null"
     run("peer1", f"apt-get -qq update && DEBIAN_FRONTEND=noninteractive {packages}")
     _environment("litellm")
     run("peer1", f"cat >/srv/litellm.yaml <<'E'{PEER % addresses['server1']}E")
@@ -119,7 +119,10 @@ def _environment(name: str) -> None:
 
 def _answers(unit: str, path: str) -> None:
     up = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{path}', timeout=5)"
-    run("peer1", f'for n in $(seq 60); do python3 -c "{up}" 2>/dev/null && exit 0; sleep 2; done; journalctl -u {unit} -n 30; exit 1')
+    run(
+        "peer1",
+        f'for n in $(seq 60); do python3 -c "{up}" 2>/dev/null && exit 0; systemctl -q is-active {unit} || break; sleep 2; done; journalctl -u {unit} -n 30; exit 1',
+    )
 
 
 def _ask(url: str, key: str) -> dict[str, float]:
