@@ -119,10 +119,8 @@ def _environment(name: str) -> None:
 
 def _answers(unit: str, path: str) -> None:
     up = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{path}', timeout=5)"
-    run(
-        "peer1",
-        f'for n in $(seq 60); do python3 -c "{up}" 2>/dev/null && exit 0; systemctl -q is-active {unit} || break; sleep 2; done; journalctl -u {unit} -n 30; exit 1',
-    )
+    tried = f'python3 -c "{up}" 2>/dev/null && exit 0; systemctl -q is-active {unit} || break; sleep 2'
+    run("peer1", f"for n in $(seq 60); do {tried}; done; journalctl -u {unit} -n 30; exit 1")
 
 
 def _ask(url: str, key: str) -> dict[str, float]:
