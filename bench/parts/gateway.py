@@ -13,6 +13,7 @@ import shlex
 import statistics
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from bench import measure
 from bench.hosts import BENCH, LAB, ROOT, Failed, run
@@ -123,14 +124,15 @@ def _answers(unit: str, path: str) -> None:
     run("peer1", f"for n in $(seq 60); do {tried}; done; journalctl -u {unit} -n 30; exit 1")
 
 
-def _ask(url: str, key: str) -> dict[str, float]:
+def _ask(url: str, key: str) -> dict[str, Any]:
     """Ask from the model server's host, which has the program; return what it measured."""
     run("server1", f"umask 077; printf %s {shlex.quote(key)} >/run/bench.key; rm -f /run/bench.json")
     words = "$(ls -d /opt/vllm/environments/cpu-*)/bin/vllm bench serve --backend openai-chat --endpoint /v1/chat/completions"
     words += f" --base-url {url} --insecure --model micro --tokenizer $(readlink -f /var/lib/vllm/micro/current/model) {ASKED}"
-    words += " --percentile-metrics ttft --save-result --result-dir /run --result-filename bench.json --disable-tqdm"
+    words += " --percentile-metrics ttft --save-result --save-detailed --result-dir /run --result-filename bench.json --disable-tqdm"
     run("server1", f"OPENAI_API_KEY=$(cat /run/bench.key) HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 {words} >/run/bench.log 2>&1")
-    found: dict[str, float] = json.loads(run("server1", "cat /run/bench.json; rm -f /run/bench.key"))
+    found: dict[str, Any] = json.loads(run("server1", "cat /run/bench.json; rm -f /run/bench.key"))
     if found["completed"] != 40:
-        raise Failed(f"{url}: {found['completed']} of 40 requests came whole")
+        why = sorted({error for error in found.get("errors", []) if error})
+        raise Failed(f"{url}: {found['completed']} of 40 requests came whole: {why}")
     return found
