@@ -39,7 +39,7 @@ lab-up: tools .cache/micro-model ## boot the lab's hosts: server1 (Debian 12) an
 lab-down: ## remove the lab's hosts, and every trace of them on this machine
 	$(LAB) down --all
 
-test: tools .cache/micro-model ## prove everything: lint, unit tests, the lab, the whole chain (about an hour)
+test: tools .cache/micro-model ## prove everything: lint, unit tests, the lab, the whole chain (its parts add up to three quarters of an hour)
 	python tests/run.py
 
 lint: tools ## ansible-lint (production), yamllint, ruff, mypy

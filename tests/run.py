@@ -66,7 +66,7 @@ PARTS = (
         "a developer machine of two people: their files, live models, places, old releases, refusals",
         ("molecule test --scenario-name codex",),
         "molecule destroy --scenario-name codex",
-        asked=True,  # all its tests have passed, not yet with what is left after uninstalling in the same run
+        asked=True,  # not green as one run: what is left after uninstalling has not passed since its test was mended
     ),
     Part(
         "vllm",
