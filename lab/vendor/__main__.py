@@ -1,11 +1,10 @@
-"""Make the repositories, or sign them with another key: `python3 -m vendor build URL KERNEL`, `python3 -m vendor sign second`.
+"""Make the repositories, or sign them with another key: `python3 -m vendor build KERNEL`, `python3 -m vendor sign second`.
 
 They are laid out below the folder `www` as the vendor has them, for any server of files.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -17,18 +16,16 @@ DISTRIBUTIONS = ("debian12", "debian13")
 
 def sign(name: str) -> None:
     """Sign what the vendor has with a key of that name; each key but the first comes with a newer keyring package."""
-    url = json.loads((ROOT / "settings.json").read_text())["url"]
     key = repository.Key(ROOT / "keys" / name)
     version = "1.1-1" if name == "first" else "1.2-1"
     for distribution in DISTRIBUTIONS:
-        ring = packages.keyring(version, key.public(), url, distribution)
+        ring = packages.keyring(version, key.public(), distribution)
         repository.publish(ROOT / "www" / distribution / "x86_64", [*packages.vendor(), ring], key)
 
 
-def build(url: str, kernel: str) -> None:
+def build(kernel: str) -> None:
     """Make everything there is."""
     www = ROOT / "www"
-    (ROOT / "settings.json").write_text(json.dumps({"url": url}))
     sign("first")
     key = repository.Key(ROOT / "keys/first")
     containers = www / "libnvidia-container"

@@ -13,6 +13,7 @@ TOOLKITS = {"12-9": "12.9.1", "13-0": "13.0.2", "13-1": "13.1.1"}
 COMPAT = {"12-9": "575.57.08", "13-0": "580.95.05", "13-1": "590.48.01"}
 DCGM, CONTAINER, SUBNET = "1:4.4.1-1", "1.18.0-1", "2025.06.10-1"
 SOURCE = "nvidia-graphics-drivers"
+SERVER = "https://vendor.invalid/compute/cuda/repos"  # what is written there as the vendor's own; nobody answers
 
 
 def unit(description: str, program: str, kind: str = "simple") -> str:
@@ -132,9 +133,9 @@ def toolkit(dashed: str, version: str) -> Iterator[Package]:
     yield Package(f"cuda-toolkit-{dashed}", whole, "", full, architecture="all")
 
 
-def keyring(version: str, public: bytes, url: str, distribution: str) -> Package:
-    """The package that brings the repository's key and its line."""
-    line = f"deb [signed-by=/usr/share/keyrings/cuda-archive-keyring.gpg] {url}/{distribution}/x86_64/ /\n"
+def keyring(version: str, public: bytes, distribution: str) -> Package:
+    """The package that brings the repository's key and its line, which names the vendor's own server, as the real one's does."""
+    line = f"deb [signed-by=/usr/share/keyrings/cuda-archive-keyring.gpg] {SERVER}/{distribution}/x86_64/ /\n"
     return Package(
         "cuda-keyring",
         version,
@@ -185,7 +186,7 @@ def distribution(kernel: str) -> Iterator[Package]:
     yield Package(f"linux-headers-{kernel}", "1", architecture="all")
     programs = {"/usr/sbin/dkms": (FILES / "dkms").read_text(), "/usr/lib/dkms/common.postinst": (FILES / "common.postinst").read_text()}
     yield Package("dkms", "99", files=programs, architecture="all")
-    initramfs = "#!/bin/sh\nset -e\necho made >>/boot/initrd.img-$(uname -r)\n"
+    initramfs = "#!/bin/sh\nset -e\n[ \"$*\" = '-u -k all' ]\necho made >>/boot/initrd.img-$(uname -r)\n"
     yield Package("initramfs-tools", "99", files={"/usr/sbin/update-initramfs": initramfs}, architecture="all")
     yield Package(
         "stand-in-machine",

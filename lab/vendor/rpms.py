@@ -1,6 +1,6 @@
 """The vendor's repositories for the Red Hat family, built by rpmbuild and createrepo_c: version 9 with module streams, version 10 without.
 
-python3 -m vendor.rpms URL KERNEL    makes rhel9/x86_64, rhel10/x86_64 and the container toolkit's below the folder `www`
+python3 -m vendor.rpms KERNEL    makes rhel9/x86_64, rhel10/x86_64 and the container toolkit's below the folder `www`
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .packages import COMPAT, DCGM, DRIVERS, FILES, SUBNET, TOOLKITS, daemon, unit
+from .packages import COMPAT, DCGM, DRIVERS, FILES, SERVER, SUBNET, TOOLKITS, daemon, unit
 from .repository import Key
 
 WWW = Path("/srv/vendor/www")
@@ -160,7 +160,7 @@ def publish(folder: Path, rpms: list[Rpm], release: str, key: Key) -> None:
     subprocess.run(["createrepo_c", "--quiet", str(folder)], check=True)
 
 
-def build(url: str, kernel: str) -> None:
+def build(kernel: str) -> None:
     """Build the repositories of both releases, and the container toolkit's."""
     key = Key(WWW.parent / "keys/first")
     for release, modular in (("9", True), ("10", False)):
@@ -170,7 +170,7 @@ def build(url: str, kernel: str) -> None:
             listed = folder.parent / "modules.yaml"
             listed.write_text(modules(release))
             subprocess.run(["modifyrepo_c", "--mdtype=modules", str(listed), str(folder / "repodata")], check=True, capture_output=True)
-        name, place = f"cuda-rhel{release}", f"{url}/rhel{release}/x86_64"
+        name, place = f"cuda-rhel{release}", f"{SERVER}/rhel{release}/x86_64"
         (folder / "D42D0685.pub").write_bytes(key.public(armour=True))
         settings = f"name={name}\nbaseurl={place}\nenabled=1\ngpgcheck=1\ngpgkey={place}/D42D0685.pub\n"
         (folder / f"{name}.repo").write_text(f"[{name}-x86_64]\n{settings}")

@@ -254,10 +254,14 @@ def _about(kind: str, ranks: Sequence[_Rank], started: float) -> Outcome:
 
 
 def _narrowed(ring: Ring, outcome: Outcome) -> Outcome:
-    """Let each two try alone, as many pairs at once as have nobody in common."""
-    seconds = 2 * outcome.started + PAIR_SECONDS if outcome.started else ring.seconds
+    """Let each two try alone, as many pairs at once as have nobody in common, until one stands out or the ring's time has passed again."""
+    seconds = 2 * outcome.started + PAIR_SECONDS if outcome.started else ring.seconds / 3
+    over = time.monotonic() + ring.seconds
     bad: list[tuple[int, ...]] = []
     for pairs in rounds(ring.members):
+        seconds = min(seconds, over - time.monotonic())
+        if seconds <= 0 or (len(bad) > 1 and len(culprits(bad, ring.members)) == 1):
+            break
         found: dict[tuple[int, ...], Outcome] = {}
         threads = [threading.Thread(target=_try_pair, args=(ring, pair, seconds, found)) for pair in pairs]
         for thread in threads:

@@ -20,6 +20,7 @@ NEWEST_CUDA = {535: "12.2", 550: "12.4", 570: "12.8", 575: "12.9", 580: "13.0", 
 ARCHITECTURES = {"x86_64": "x86_64", "aarch64": "sbsa"}
 DEB_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 OPEN, PROPRIETARY = "open", "proprietary"
+DISTRIBUTION_BRANCH = {"debian12": 535, "debian13": 550}  # the one that each release of Debian has
 SUBNET_MANAGER = "nvlsm"  # beside the fabric manager, where the switches are of NVLink 5
 CONTAINERS = "nvidia-container-toolkit"
 PROGRAM = re.compile(r"nvidia-(driver-cuda|smi|utils(-\d+)?(-server)?)")  # whoever packs a driver packs its program in one of these

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Optional
 
 from . import compatibility
@@ -14,6 +14,7 @@ from .cuda_packages import (
     ARCHITECTURES,
     CONTAINERS,
     DEB_ARCHITECTURES,
+    DISTRIBUTION_BRANCH,
     FIRST_OPEN,
     LONG_TERM,
     OPEN,
@@ -32,10 +33,11 @@ from .cuda_packages import (
     toolkit_home,
 )
 from .cuda_packages import driver as driver_packages
-from .driver_state import upstream
+from .driver_state import OURS, upstream
 from .errors import Refused
 
 MIB = 1 << 20
+SOURCES = ("repository", "distribution")
 BRANCH, CUDA = re.compile(r"\d{3}"), re.compile(r"\d{2}\.\d")
 BOOT_ROOM = 64 * MIB  # for an initramfs of a size that is not known yet
 DRIVER_NAMES = ("nvidia-", "libnvidia-", "libcuda1", "firmware-nvidia", "kmod-nvidia", "cuda-drivers")
@@ -55,6 +57,8 @@ class _Server:
         major = version if self.system["name"] in ("debian", "ubuntu") else version.partition(".")[0]
         self.known: Optional[System] = SYSTEMS.get((self.system["name"], major))
         self.branch = int(settings["branch"]) if BRANCH.fullmatch(settings["branch"]) else 0
+        if self.known and self.source == "distribution":  # Debian has one; cuda_driver_branch chooses among Ubuntu's and NVIDIA's
+            self.branch = DISTRIBUTION_BRANCH.get(self.known.distribution, self.branch)
         self.ours = bool(seen["paths"][NOUVEAU_FILE]["exists"])  # the role was here before, so what it holds is held by it
 
     def there(self, package: str) -> bool:
@@ -150,7 +154,7 @@ def _steps(server: _Server) -> dict[str, Any]:
     if apart:
         changes.append(f"{wanted.fabric_manager} of the driver's own version is installed")
     return {
-        "work": bool(packages) or server.upgrade or bool(seen["unfinished"]) or apart,
+        "work": bool(packages) or server.upgrade or any(map(OURS.match, seen["unfinished"])) or apart,
         "moves": moves,
         "changes": changes,
         "notes": [
@@ -163,7 +167,7 @@ def _steps(server: _Server) -> dict[str, Any]:
         "containers": CONTAINERS in packages,
         "unfinished": seen["unfinished"],
         "pin": wanted.pin if moves else "",
-        "stream": wanted.stream if moves else "",
+        "stream": wanted.stream if moves and wanted.stream != seen["stream"] else "",
         "packages": [*(wanted.packages if moves else ()), *extras, *(_headers(server, system) if moves else [])],
         "driver": list(wanted.packages),
         "hold": [package for package in wanted.packages if package not in seen["held"]],
@@ -202,7 +206,13 @@ def _ours(server: _Server, installed: Optional[str]) -> set[str]:
     if server.known is None or not server.ours:
         return set()
     branches = {server.branch, _key(installed)[0]} if installed else {server.branch}
-    return holdable(server.known, server.source, branches) | parts(server.seen, installed or "")
+    # what the driver of another source was held by goes with it
+    sources = [one for one in SOURCES if one == server.source or any(map(server.there, _programs(server.known, one, branches)))]
+    return {name for one in sources for name in holdable(server.known, one, branches)} | parts(server.seen, installed or "")
+
+
+def _programs(system: System, source: str, branches: Collection[int]) -> set[str]:
+    return {driver_packages(system, source, branch, OPEN).packages[0] for branch in branches}
 
 
 def _key(version: str) -> tuple[int, ...]:
@@ -216,6 +226,14 @@ def _check_written(server: _Server, system: System) -> None:
         raise Refused("cuda_driver_branch", f"is {branch!r}, and a branch is three digits.", f'Write cuda_driver_branch: "{LONG_TERM}".')
     if version and not CUDA.fullmatch(version):
         raise Refused("cuda_toolkit_version", f"is {version!r}, and a version is such as 13.0.", 'Write cuda_toolkit_version: "13.0".')
+    least = compatibility.driver_floor(version) if version else 0
+    if least and server.branch < least and server.settings["toolkit"] != "none":
+        why = f"is {version}, whose programs need a driver of {least} or newer, and the branch for {server.name} is {server.branch}."
+        instead = f'Write cuda_toolkit_version: "{newest_cuda(server.branch)}", or cuda_driver_branch: "{max(least, LONG_TERM)}".'
+        raise Refused("cuda_toolkit_version", why, instead)
+    if server.settings["fabric_manager"] not in ("auto", True, False):
+        why = f"is {server.settings['fabric_manager']!r}, and it is auto, true or false."
+        raise Refused("cuda_fabric_manager", why, "Write cuda_fabric_manager: auto.")
     if server.source == "distribution" and system.manager == "dnf":
         raise Refused("cuda_driver_source", f"is distribution, and {system.name} has no driver of its own.", "Write repository, or none.")
 
@@ -225,7 +243,11 @@ def _check_cuda(server: _Server) -> None:
     for track, cuda in server.settings["tracks"].items():
         least = compatibility.driver_floor(cuda)
         if least and server.branch < least:
-            why = f"is {server.branch}, and the track {track} of {server.name} brings CUDA {cuda}, which needs {least} or newer."
+            brings = f"the track {track} of {server.name} brings CUDA {cuda}, which needs {least} or newer."
+            if server.known and server.source == "distribution" and server.known.distribution in DISTRIBUTION_BRANCH:
+                why = f"is distribution, whose driver on {server.known.name} is of branch {server.branch}, and {brings}"
+                raise Refused("cuda_driver_source", why, "Write cuda_driver_source: repository, or another vllm_track.")
+            why = f"is {server.branch}, and {brings}"
             raise Refused("cuda_driver_branch", why, f'Write cuda_driver_branch: "{max(least, LONG_TERM)}", or another vllm_track.')
 
 
@@ -258,6 +280,10 @@ def _check_installed(server: _Server, found: Optional[tuple[str, str]]) -> None:
 def _check_parts(server: _Server, found: Optional[tuple[str, str]], wanted: Driver) -> None:
     """Raise Refused where a driver is there, and another one, or other modules, would take its place without leave."""
     missing = [package for package in wanted.packages if not server.there(package)]
+    if found and server.source == "distribution" and found[0] != wanted.packages[0]:  # apt prefers the newer ones of the repository
+        why = f"is distribution, and {server.name} has the driver {found[1]} in other packages ({found[0]}), which these do not replace."
+        away = f"Take that away (playbooks/uninstall.yml --limit {server.name} -e cuda_uninstall_packages=true) and run the playbook again"
+        raise Refused("cuda_driver_source", why, f"{away}, or write repository, or none to keep it.")
     if not found or not missing or server.upgrade:
         return
     program, installed = found

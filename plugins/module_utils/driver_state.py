@@ -33,7 +33,7 @@ def look(root: str = "/") -> dict[str, Any]:
     hexadecimal), nvswitches (how many), nvlink_bridges (how many; what a host sees of the switches of NVLink 5),
     loaded (version and open, or None), nouveau, secure_boot, enrolled (the owner's key), boot_free (bytes of /boot), initramfs (program,
     made: epoch seconds, size: bytes), manager (apt, dnf or None), packages (name: version), held and unfinished (names), available
-    (upstream versions of the driver in apt's lists, newest first), runfile, toolkits ("13.0").
+    (upstream versions of the driver in apt's lists, newest first), stream (dnf's, that is enabled), runfile, toolkits ("13.0").
     """
     kernel = platform.release()
     packages = _packages(root)
@@ -99,7 +99,7 @@ def _packages(root: str) -> dict[str, Any]:
         return _debian()
     if shutil.which("dnf"):
         return _red_hat()
-    return {"manager": None, "packages": {}, "held": [], "unfinished": [], "available": [], "kernels": []}
+    return {"manager": None, "packages": {}, "held": [], "unfinished": [], "available": [], "kernels": [], "stream": ""}
 
 
 def _debian() -> dict[str, Any]:
@@ -122,6 +122,7 @@ def _debian() -> dict[str, Any]:
         "unfinished": unfinished,
         "available": [upstream(row) for row in rows],
         "kernels": sorted(filter(KERNELS.match, packages)),
+        "stream": "",
     }
 
 
@@ -131,7 +132,16 @@ def _red_hat() -> dict[str, Any]:
     locks = re.findall(r"^(?!!)(?:\d+:)?([\w.+-]+?)-(?:\d+:)?\d", _read("/etc/dnf/plugins/versionlock.list"), re.M)
     headers = {f"linux-headers-{version}.{platform.machine()}": version for name, version in packages.items() if name == "kernel-devel"}
     ours = {name: version for name, version in packages.items() if OURS.match(name)}
-    return {"manager": "dnf", "packages": {**ours, **headers}, "held": sorted(set(locks)), "unfinished": [], "available": [], "kernels": []}
+    module = dict(line.split("=", 1) for line in _read("/etc/dnf/modules.d/nvidia-driver.module").splitlines() if "=" in line)
+    return {
+        "manager": "dnf",
+        "packages": {**ours, **headers},
+        "held": sorted(set(locks)),
+        "unfinished": [],
+        "available": [],
+        "kernels": [],
+        "stream": f"nvidia-driver:{module['stream']}" if module.get("state") == "enabled" else "",
+    }
 
 
 def upstream(version: str) -> str:

@@ -61,10 +61,11 @@ def collect(root: str = "/", run: Ask = ask, nvml: Any = None, seconds: float = 
     reader = Reader(run, seconds)
     pci = gpu_pci.look(root, reader.missing)
     loaded = _loaded(root)
-    source, (driver, cuda, gpus) = _gpus(reader, nvml)
+    source, (driver, cuda, gpus) = _gpus(reader, nvml, [device["bus_id"] for device in pci["devices"]])
     nodes = {device["bus_id"]: device["numa_node"] for device in pci["devices"]}
     for gpu in gpus:
         gpu["numa_node"] = nodes.get(gpu["bus_id"] or "")
+    _say_what_is_missing(reader, gpus)
     links = _links(reader, gpus)
     xids = _xids(reader, gpus)
     faults = (
@@ -88,7 +89,26 @@ def collect(root: str = "/", run: Ask = ask, nvml: Any = None, seconds: float = 
     }
 
 
-def _gpus(reader: Reader, nvml: Any) -> tuple[Optional[str], tuple[Optional[str], Optional[str], list[Gpu]]]:
+def _one_by_one(reader: Reader, places: list[str]) -> tuple[Optional[str], Optional[str], list[Gpu]]:
+    """Ask each GPU by itself, where one that is lost hinders the others."""
+    driver, cuda = None, None
+    found = []
+    for place in places:
+        text = reader.read(place, gpu_smi.only(gpu_smi.QUERY, place))
+        told = (reader.read(place, gpu_smi.only(gpu_smi.INDEX, place)) or "") if text else ""
+        index, _, capability = told.strip().partition(",")
+        try:
+            driver, cuda, cards = gpu_smi.gpus(text, alone=True) if text else (driver, cuda, [])
+        except gpu_smi.Unreadable as error:
+            reader.missing[place], cards = str(error), []
+        if cards and index.isdigit():
+            card = cards[0]
+            card["index"], card["compute_capability"] = int(index), gpu_smi.capabilities(capability).get(card["uuid"] or "")
+            found.append(card)
+    return driver, cuda, found
+
+
+def _gpus(reader: Reader, nvml: Any, places: list[str]) -> tuple[Optional[str], tuple[Optional[str], Optional[str], list[Gpu]]]:
     if nvml is not None:
         try:
             return "nvml", gpu_nvml.gpus(nvml)
@@ -97,6 +117,8 @@ def _gpus(reader: Reader, nvml: Any) -> tuple[Optional[str], tuple[Optional[str]
     else:
         reader.missing["nvml"] = "the Python that runs the module has no nvidia-ml-py; nvidia-smi was asked"
     text = reader.read("gpus", gpu_smi.QUERY)
+    if text is None and gpu_smi.LOST.search(reader.missing["gpus"]):
+        return "nvidia-smi", _one_by_one(reader, places)
     if text is None:
         return None, (None, None, [])
     try:
@@ -113,6 +135,16 @@ def _gpus(reader: Reader, nvml: Any) -> tuple[Optional[str], tuple[Optional[str]
     if gpus and not all(gpu["compute_capability"] for gpu in gpus):
         reader.missing.setdefault("compute_capability", "nvidia-smi does not tell it of each GPU")
     return "nvidia-smi", (driver, cuda, gpus)
+
+
+def _say_what_is_missing(reader: Reader, gpus: list[Gpu]) -> None:
+    """Keep a reason for each value that some GPU does not have."""
+    for key in gpus[0] if gpus else ():
+        values = {gpu["index"]: dict(gpu)[key] for gpu in gpus}
+        lacking = [index for index, value in values.items() if value is None or (isinstance(value, dict) and None in value.values())]
+        if lacking:
+            source = "the kernel does not tell it" if key == "numa_node" else "the driver has no such value, or not all of it"
+            reader.missing.setdefault(key, f"GPU {' '.join(map(str, lacking))}: {source}")
 
 
 def _links(reader: Reader, gpus: list[Gpu]) -> list[Link]:

@@ -12,11 +12,12 @@ MIB = 1 << 20
 
 
 def gpus(nvml: Any) -> tuple[Optional[str], Optional[str], list[Gpu]]:
-    """Return driver, CUDA version and GPUs. Raise the package's NVMLError where NVML itself does not start."""
+    """Return driver, CUDA version and GPUs, but for those that give no answer. Raise the package's NVMLError where NVML does not start."""
     nvml.nvmlInit()
     try:
         cuda = _ask(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2)
-        found = [_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+        cards = [(index, _ask(nvml, nvml.nvmlDeviceGetHandleByIndex, index)) for index in range(nvml.nvmlDeviceGetCount())]
+        found = [_gpu(nvml, index, card) for index, card in cards if card is not None]
         return _text(_ask(nvml, nvml.nvmlSystemGetDriverVersion)), f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None, found
     finally:
         nvml.nvmlShutdown()
@@ -38,9 +39,7 @@ def _bool(value: Any) -> Optional[bool]:
     return None if value is None else bool(value)
 
 
-def _gpu(nvml: Any, index: int) -> Gpu:
-    card = nvml.nvmlDeviceGetHandleByIndex(index)
-
+def _gpu(nvml: Any, index: int, card: Any) -> Gpu:
     def ask(name: str, *arguments: Any) -> Any:
         function = getattr(nvml, name, None)  # an older package lacks the newer ones
         return _ask(nvml, function, card, *arguments) if function else None

@@ -13,6 +13,9 @@ from .gpu_shape import Gpu, bus_id, number, real, told, yes
 
 QUERY = ["nvidia-smi", "-q", "-x"]
 CAPABILITIES = ["nvidia-smi", "--query-gpu=uuid,compute_cap", "--format=csv,noheader"]  # the XML does not tell it
+# one that is lost makes nvidia-smi say nothing of any, but for those that are asked for by themselves
+LOST = re.compile(r"Unable to determine the device handle|GPU is lost|Unknown Error")
+INDEX = ["nvidia-smi", "--query-gpu=index,uuid,compute_cap", "--format=csv,noheader"]
 TOPOLOGY = ["nvidia-smi", "topo", "-m"]
 P2P = ["nvidia-smi", "topo", "-p2p", "r"]
 LARGEST = 16 << 20  # eight GPUs with all their clocks are 0.3 MiB
@@ -22,8 +25,13 @@ class Unreadable(ValueError):
     """What was printed is not what nvidia-smi prints."""
 
 
-def gpus(text: str) -> tuple[Optional[str], Optional[str], list[Gpu]]:
-    """Return driver, CUDA version and GPUs of `nvidia-smi -q -x`."""
+def only(command: list[str], place: str) -> list[str]:
+    """Return a question for one GPU alone, by its address on the PCI bus."""
+    return [*command, "-i", place]
+
+
+def gpus(text: str, alone: bool = False) -> tuple[Optional[str], Optional[str], list[Gpu]]:
+    """Return driver, CUDA version and GPUs of `nvidia-smi -q -x`; ``alone``: one was asked for, and all are counted."""
     if len(text) > LARGEST:
         raise Unreadable(f"nvidia-smi -q -x printed {len(text)} characters, more than any host's GPUs need")
     if "<!ENTITY" in text:  # its document type is a name alone; an entity could be one that grows without end
@@ -37,7 +45,7 @@ def gpus(text: str) -> tuple[Optional[str], Optional[str], list[Gpu]]:
         raise Unreadable(f"nvidia-smi -q -x printed <{root.tag}>, not <nvidia_smi_log>")
     found = [_gpu(index, node) for index, node in enumerate(root.findall("gpu"))]
     attached = number(root.findtext("attached_gpus"))
-    if attached is not None and attached != len(found):
+    if attached is not None and attached != len(found) and not (alone and len(found) == 1):
         raise Unreadable(f"nvidia-smi -q -x speaks of {attached} GPUs and describes {len(found)}")
     return told(root.findtext("driver_version")), told(root.findtext("cuda_version")), found
 

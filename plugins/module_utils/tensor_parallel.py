@@ -190,10 +190,13 @@ def _health(wanted: Wanted, own: Sequence[Mapping[str, Any]], seen: Mapping[str,
 
 def _equal(wanted: Wanted, own: Sequence[Mapping[str, Any]]) -> Iterator[Refused]:
     """Find a GPU that is another than most: the ranks have equal parts, and wait for one another."""
-    kinds: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for gpu in own:
-        kinds.setdefault(tuple(gpu[key] for key in TOLD), []).append(gpu)
-    if len(kinds) > 1:
+    for group in wanted.groups:
+        kinds: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+        for gpu in own:
+            if gpu["index"] in group:
+                kinds.setdefault(tuple(gpu[key] for key in TOLD), []).append(gpu)
+        if len(kinds) < 2:
+            continue
         shown = "; ".join(f"{_numbers(cards)}: {_kind(cards[0])}" for cards in kinds.values())
         why = f"its GPUs are not equal ({shown}), and tensor parallelism gives each an equal part."
         yield Refused(wanted.where, why, "Name GPUs of one kind, or run an instance on each kind.")

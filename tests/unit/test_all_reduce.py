@@ -140,6 +140,39 @@ def test_every_two_meet_once_and_nobody_twice_in_a_round(count):
         assert len(set(itertools.chain.from_iterable(pairs))) == 2 * len(pairs)
 
 
+class Clock:
+    """Time that passes as somebody waits for it."""
+
+    def __init__(self):
+        self.now, self.waited = 0.0, []
+
+    def monotonic(self):
+        return self.now
+
+
+# started (0: not even that) -> how long each pair of the rounds may take; the time of one attempt is the limit of all of them
+LIMITS = [(0.0, [60.0, 60.0]), (50.0, [120.0, 60.0]), (200.0, [180.0])]
+
+
+@pytest.mark.parametrize(("started", "limits"), LIMITS)
+def test_trying_pairs_ends_when_one_stands_out_or_the_time_is_over(started, limits, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(all_reduce, "time", clock)
+
+    def attempt(ring):
+        sick = 2 in ring.members
+        if sick:
+            clock.waited.append(ring.seconds)
+            clock.now += ring.seconds
+        return Outcome("silent" if sick else "ok")
+
+    monkeypatch.setattr(all_reduce, "_attempt", attempt)
+    found = all_reduce._narrowed(Ring("python", range(8), seconds=180), Outcome("silent", range(8), started=started))
+    assert clock.waited == limits
+    assert 2 in found.members
+    assert (len(found.members) == 1) == (len(limits) > 1)
+
+
 CULPRITS = [
     ([], [0, 1, 2]),  # only all together fail
     ([(0, 1)], [0, 1]),  # one cable, or one of two

@@ -51,6 +51,7 @@ BARE = {
     "held": [],
     "unfinished": [],
     "available": [],
+    "stream": "",
     "runfile": False,
     "toolkits": [],
 }
@@ -94,7 +95,7 @@ PACKAGES = [
     ),
     (
         ("debian", "13", "x86_64"),
-        {"source": "distribution", "toolkit": "compiler"},
+        {"source": "distribution", "toolkit": "compiler", "tracks": {"cu12-py310": "12.9"}},
         "nvidia-smi nvidia-open-kernel-dkms libcuda1 nvidia-persistenced nvidia-cuda-toolkit HEADERS",
     ),
     (("rocky", "9.6", "x86_64"), {}, "nvidia-driver-cuda kmod-nvidia-open-dkms cuda-nvcc-13-0 DEVEL"),
@@ -115,6 +116,20 @@ def test_what_keeps_the_branch_comes_before_it():
     assert planned(system=("rhel", "9.6", "x86_64"))["stream"] == "nvidia-driver:580-open"
     assert planned({"modules": "proprietary"}, system=("rhel", "9.6", "x86_64"))["stream"] == "nvidia-driver:580-dkms"
     assert planned(system=("rhel", "10.0", "x86_64"))["stream"] == ""
+    # one that is enabled is left alone: resetting it would be a change on each run that may upgrade
+    assert planned(seen={"stream": "nvidia-driver:580-open"}, system=("rhel", "9.6", "x86_64"))["stream"] == ""
+
+
+def test_what_others_left_half_done_is_no_work_for_the_role():
+    assert planned(seen={**HAPPY, "unfinished": ["postfix"]})["work"] is False
+    assert planned(seen={**HAPPY, "unfinished": ["nvidia-kernel-open-dkms"]})["work"] is True
+
+
+def test_from_the_distribution_to_the_repository():
+    """What the role held of the one goes when the other comes, with leave."""
+    packages = {"nvidia-smi": "535.261.03-1", "nvidia-open-kernel-dkms": "535.261.03-1", "libcuda1": "535.261.03-1"}
+    found = planned({"upgrade": True}, {"packages": packages, "held": list(packages), "headers": True})
+    assert (found["refused"], found["gone"]) == ([], ["libcuda1", "nvidia-open-kernel-dkms", "nvidia-smi"])
 
 
 def test_a_server_that_has_it_is_left_alone():
@@ -185,12 +200,6 @@ REFUSED = {
         ("ubuntu", "24.04", "x86_64"),
         "is 580, and gpu1 has 535.183.01. Write cuda_driver_upgrade: true",
     ),
-    "NVIDIA's own driver, and the distribution's is asked for": (
-        {"source": "distribution"},
-        HAPPY,
-        None,
-        "is distribution, and gpu1 has the driver 580.126.20 in other packages (nvidia-driver-cuda).",
-    ),
     "the other kind of modules": (
         {"modules": "proprietary"},
         HAPPY,
@@ -205,6 +214,27 @@ REFUSED = {
     ),
     "a branch that is none": ({"branch": "580-server"}, {}, None, "cuda_driver_branch: is '580-server', and a branch is three digits."),
     "a toolkit that is none": ({"toolkit_version": "13"}, {}, None, "cuda_toolkit_version: is '13', and a version is such as 13.0."),
+    "a toolkit that is newer than the driver": (
+        {"toolkit_version": "13.0", "branch": "570", "tracks": {}},
+        {},
+        None,
+        "cuda_toolkit_version: is 13.0, whose programs need a driver of 580 or newer, and the branch for gpu1 is 570. "
+        'Write cuda_toolkit_version: "12.8", or cuda_driver_branch: "580".',
+    ),
+    "a fabric manager that is neither": ({"fabric_manager": "ture"}, {}, None, "cuda_fabric_manager: is 'ture', and it is auto, true or"),
+    "Debian's driver is too old for the track": (
+        {"source": "distribution"},
+        {},
+        ("debian", "13", "x86_64"),
+        "cuda_driver_source: is distribution, whose driver on Debian 13 is of branch 550, and the track cu13-py312 of gpu1 brings CUDA",
+    ),
+    "back to the distribution's": (
+        {"source": "distribution", "upgrade": True, "tracks": {}},
+        HAPPY,
+        None,
+        "is distribution, and gpu1 has the driver 580.126.20 in other packages (nvidia-driver-cuda), which these do not replace. "
+        "Take that away (playbooks/uninstall.yml --limit gpu1 -e cuda_uninstall_packages=true) and run the playbook again",
+    ),
     "a distribution without a driver": (
         {"source": "distribution"},
         {},

@@ -1,11 +1,13 @@
 """What gpu_info tells of each synthetic machine, and that it says why where it tells nothing."""
 
+import copy
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from xml.etree import ElementTree
 
 import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils import gpu_smi, gpu_xid
@@ -176,6 +178,53 @@ def test_why_there_are_no_gpus(machine, why, faults, tmp_path):
 def test_what_is_not_nvidia_smis(text, why):
     with pytest.raises(gpu_smi.Unreadable, match=why):
         gpu_smi.gpus(text)
+
+
+def test_a_lost_gpu_does_not_hide_the_others(tmp_path):
+    """It makes nvidia-smi end without a word of any; NVML gives no handle of it."""
+    said = "Unable to determine the device handle for GPU2: 0000:0B:00.0: Unknown Error"
+    whole = read("l40s-4-pcie", tmp_path / "whole")
+    lost = whole["gpus"][2]["bus_id"]
+    tree = ElementTree.parse(MACHINES / "l40s-4-pcie/smi.xml").getroot()  # noqa: S314 - our own file
+
+    def run(command, seconds):
+        if command[0] != "nvidia-smi" or command[1] == "topo":
+            return programs("l40s-4-pcie")(command, seconds)
+        if "-i" not in command or command[-1] == lost:
+            return Answer(255, said)
+        gpu = next(gpu for gpu in whole["gpus"] if gpu["bus_id"] == command[-1])
+        if command[:-2] == gpu_smi.INDEX:
+            return Answer(0, f"{gpu['index']}, {gpu['uuid']}, {gpu['compute_capability']}\n")
+        one = copy.deepcopy(tree)
+        for place, node in enumerate(one.findall("gpu")):
+            if place != gpu["index"]:
+                one.remove(node)
+        return Answer(0, ElementTree.tostring(one, encoding="unicode"))
+
+    class Nvml:
+        def __init__(self, real):
+            self.real = real
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def nvmlDeviceGetHandleByIndex(self, index):
+            if index == 2:
+                raise self.real.NVMLError("GPU is lost")
+            return self.real.nvmlDeviceGetHandleByIndex(index)
+
+    for way, nvml in (("nvidia-smi", None), ("nvml", Nvml(fake_nvml("l40s-4-pcie")))):
+        told = collect(str(lay_out("l40s-4-pcie", tmp_path / way)), run, nvml)
+        assert (told["source"], told["driver"]) == (way, whole["driver"])
+        assert told["gpus"] == [gpu for gpu in whole["gpus"] if gpu["index"] != 2]
+        assert [(fault["gpu"], fault["kind"]) for fault in told["faults"]] == [(None, "driver")]
+        assert lost in told["faults"][0]["text"]
+
+
+def test_what_a_gpu_does_not_tell_has_a_reason(tmp_path):
+    told = read("workstation", tmp_path)
+    assert {"serial", "ecc", "remapped_rows", "mig", "numa_node"} <= set(told["missing"])
+    assert told["missing"]["serial"] == "GPU 0: the driver has no such value, or not all of it"
 
 
 def test_older_cards_count_other_errors():

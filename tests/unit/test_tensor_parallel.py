@@ -53,6 +53,18 @@ def with_(**values):
     return lambda seen: seen["gpus"][1].update(values)
 
 
+def test_replicas_need_not_be_equal_to_one_another(tmp_path):
+    """Data-parallel groups do not wait for one another's sums: on each kind of GPUs runs one."""
+
+    def change(seen):
+        for number in (2, 3):
+            seen["gpus"][number].update(name="NVIDIA H200", memory_total=143771)
+
+    assert judged(H100, tmp_path / "two", big(1, 4, 2, 3, group=2), change).refusals == []
+    found = judged(H100, tmp_path / "one", big(1, 2, 3, 4, group=2), change)
+    assert [str(one).count("not equal") for one in found.refusals] == [1, 1]
+
+
 UNFIT = [
     # machine, wanted, what is changed                          words of the refusal
     ("xid", big(0, 1, 2), None, ["GPU 2 (serial 9900325000002, NVIDIA L40S) of gpu1 is sick: XID 79", 'left_out: ["9900325000002"]']),

@@ -36,18 +36,21 @@ apt-get clean
 systemctl daemon-reload
 systemctl restart stand-in-machine
 """
+# the keyring's line names the vendor's own server
+AIM = "sed -i 's|https://.*/repos/|http://mirror1/|' /etc/apt/sources.list.d/cuda-*.list"
 # as somebody did it before, by the vendor's page: the key's package, a pin, the two packages; then the machine was booted
 BEFORE = r"""
 set -e
 distribution=$(. /etc/os-release && echo $ID$VERSION_ID)
 curl -fsSo /tmp/keyring.deb http://mirror1/$distribution/x86_64/cuda-keyring_1.1-1_all.deb
 dpkg -i /tmp/keyring.deb >/dev/null
+AIM
 printf 'Package: src:*nvidia*:any src:cuda-drivers:any\nPin: version WANTED-1\nPin-Priority: 1001\n' >/etc/apt/preferences.d/test
 apt-get update -qq
 DEBIAN_FRONTEND=noninteractive apt-get install -qqy nvidia-driver-cuda nvidia-kernel-open-dkms >/dev/null
 rm /etc/apt/preferences.d/test
 systemctl restart stand-in-machine
-"""
+""".replace("AIM", AIM)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +68,7 @@ def mirror():
 def built(mirror):
     """The host with the repositories, with dnf on it, and the vendor's repositories for dnf."""
     mirror.check_output("DEBIAN_FRONTEND=noninteractive apt-get install -qqy --no-install-recommends dnf rpm createrepo-c dnf-plugins-core")
-    mirror.check_output("cd /srv/vendor && python3 -m vendor.rpms http://mirror1 $(uname -r)")
+    mirror.check_output("cd /srv/vendor && python3 -m vendor.rpms $(uname -r)")
     return mirror
 
 

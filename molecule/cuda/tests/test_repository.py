@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import NEW, NEXT, OLD, everywhere, installed, loaded, reboot
+from conftest import AIM, NEW, NEXT, OLD, everywhere, installed, loaded, reboot
 
 HEADLESS = "nvidia-driver-cuda nvidia-kernel-open-dkms"
 
@@ -40,7 +40,7 @@ def test_apt_goes_on_with_an_old_list_when_the_key_is_another_one(driven, rotate
     rotated("second")
     everywhere(servers, "apt-get update && ! apt-get update --error-on=any")
     get = "curl -fsSo /tmp/keyring.deb http://mirror1/$(. /etc/os-release && echo $ID$VERSION_ID)/x86_64/cuda-keyring_1.2-1_all.deb"
-    everywhere(servers, f"{get} && dpkg -i /tmp/keyring.deb && apt-get update --error-on=any")
+    everywhere(servers, f"{get} && dpkg -i /tmp/keyring.deb && {AIM} && apt-get update --error-on=any")
 
 
 def test_apt_changes_nothing_when_one_package_cannot_be_had(driven, away):
