@@ -56,9 +56,9 @@ def main() -> int:
                     print(f"bench: {name} failed: {error}", file=sys.stderr, flush=True)
                     failed.append(name)
     finally:
-        setup.close()
         if rows:
             print(f"\n{measure.table(rows)}", flush=True)
+        setup.close()
     missed = [row.what for row in rows if row.reached is False]
     print(f"\n{sum(row.reached is True for row in rows)} targets reached, {len(missed)} missed", *missed, sep="\n- ")
     return 1 if failed else 0

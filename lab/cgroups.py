@@ -112,9 +112,12 @@ def leader(groups: list[Path]) -> int | None:
     return None
 
 
-def remove(unit: str, timeout: float = 10) -> None:
-    """Ends every process of a host's groups, then removes the groups."""
-    deadline = time.monotonic() + timeout
+def remove(unit: str, timeout: float = 120) -> None:
+    """Ends every process of a host's groups, then removes the groups.
+
+    One with gigabytes of memory was seen to take a minute to give them back, after its end.
+    """
+    deadline, pause = time.monotonic() + timeout, 0.02
     while groups := find(unit):
         for pid in processes(groups):
             with contextlib.suppress(ProcessLookupError):
@@ -127,7 +130,8 @@ def remove(unit: str, timeout: float = 10) -> None:
             return
         if time.monotonic() > deadline:
             raise LabError(f"{unit}: processes {sorted(processes(groups))} don't end; see what they wait for and try again")
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(2 * pause, 1)
 
 
 def _namespace_pids(pid: int) -> list[str]:
