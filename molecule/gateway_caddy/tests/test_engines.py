@@ -1,5 +1,7 @@
 """What is refused leaves all as it was; a changed unit restarts; another engine leaves nothing of the first."""
 
+import json
+
 import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_tls
 from conftest import ENGINES, NAME, key, main_pid, streams_through
@@ -76,6 +78,17 @@ def test_given_files_are_what_is_shown(engine, converge, client, tmp_path):
     shown = client.check_output(f"openssl s_client -connect {NAME}:443 </dev/null 2>/dev/null | openssl x509")
     assert shown.strip() in given.certificate
     assert "changed=0" in converge(gateway_engine=engine, gateway_tls="files", **files)
+
+
+def test_completions_and_embeddings_are_open_where_they_are_asked_for(engine, converge, ask):
+    paths = ("/v1/completions", "/v1/embeddings")
+    body = {"model": "micro", "input": "x"}
+    assert {ask(path, body=body)[0] for path in paths} == {404}
+    converge(gateway_engine=engine, gateway_routes=["chat/completions", "responses", "completions", "embeddings"])
+    assert [json.loads(ask(path, body=body)[1])["path"] for path in paths] == list(paths)
+    assert {ask(path, "wrong", body)[0] for path in paths} == {401}
+    converge(gateway_engine=engine)
+    assert {ask(path, body=body)[0] for path in paths} == {404}
 
 
 def test_from_caddy_to_nginx_and_back_leaves_nothing_of_the_other(converge, gateway, ask):

@@ -59,6 +59,28 @@ def test_what_cannot_be_had_is_refused_before_anything_is_changed(server, hub, p
     assert (models(server), current(server)) == (before, number)
 
 
+@pytest.fixture
+def small_disk(server):
+    """Models lie on a disk of their own, which has room for a MiB more."""
+    place = "/var/lib/vllm-models"
+    server.check_output(
+        f"cp -a {place} /run/models && size=$(($(du -sk /run/models | cut -f1) + 1024)) && mount -t tmpfs -o size=${{size}}k small {place} && "
+        f"cp -a /run/models/. {place} && rm -r /run/models"
+    )
+    yield
+    server.check_output(f"umount {place}")
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_model_that_has_no_room_is_refused_before_anything_is_changed(server, hub, playbook):
+    before, number, sent = models(server), current(server), hub.storage.sent
+    code, said = playbook("gpu_servers", "--limit", "server1", **wanted(hub))
+    assert code != 0
+    assert "are still to come, and /var/lib/vllm-models has" in said, said[-2000:]
+    assert "playbooks/collect.yml" in said
+    assert (models(server), current(server), hub.storage.sent) == (before, number, sent)
+
+
 def test_check_mode_says_so_and_fetches_nothing(server, hub, playbook):
     before, sent = models(server), hub.storage.sent
     code, said = playbook("gpu_servers", "--limit", "server1", "--check", **wanted(hub))

@@ -13,28 +13,36 @@ from lab import testing
 from lab.testing import ROOT
 
 MISFIT = {"tool_call_parser": "llama3_json"}  # a parser that vLLM has, and whose marks this model's tokenizer lacks
+DEAF = {"tool_call_parser": "pythonic"}  # one that needs no marks, and does not know this model's way to call a tool
 
 
 class Client(threading.Thread):
-    """Asks for a few tokens again and again, and counts what came of it: whole, refused (no one listened, or told so), cut short."""
+    """Asks for a few tokens again and again, and counts what came of it: whole, cut short, or refused.
+
+    Refused is who gets nothing of an answer: no one listens, it is told so, or hung up on (the kernel took the connection for a server
+    that was about to end).
+    """
 
     ASK = """
-import json, sys, time, urllib.error, urllib.request
+import http.client, json, os, sys, time, urllib.error, urllib.request
 key, counts = sys.stdin.readline().strip(), {"whole": 0, "refused": 0, "cut": 0}
 body = json.dumps({"model": "micro", "prompt": "x", "max_tokens": 8, "stream": True}).encode()
 headers = {"Authorization": "Bearer " + key, "Content-Type": "application/json"}
 end = time.time() + 600
-import os
 while time.time() < end and not os.path.exists("/run/client-stop"):
     try:
-        with urllib.request.urlopen(urllib.request.Request("http://127.0.0.1:8001/v1/completions", body, headers), timeout=60) as answer:
-            counts["whole" if b"[DONE]" in answer.read() else "cut"] += 1
+        answer = urllib.request.urlopen(urllib.request.Request("http://127.0.0.1:8001/v1/completions", body, headers), timeout=60)
     except urllib.error.HTTPError as error:
         counts["refused" if error.code >= 500 else "cut"] += 1
-    except urllib.error.URLError as error:
-        counts["refused" if isinstance(error.reason, ConnectionRefusedError) else "cut"] += 1
-    except OSError:
-        counts["cut"] += 1
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        counts["refused" if isinstance(reason, (ConnectionError, http.client.RemoteDisconnected)) else "cut"] += 1
+    else:
+        try:
+            with answer:
+                counts["whole" if b"[DONE]" in answer.read() else "cut"] += 1
+        except (OSError, http.client.HTTPException):
+            counts["cut"] += 1
     time.sleep(0.1)
 print(json.dumps(counts))
 """
@@ -86,6 +94,18 @@ def test_an_upgrade_to_a_bad_parser_goes_back_by_itself(server, key, playbook):
     assert counts["cut"] == 0
 
 
+def test_an_upgrade_that_starts_and_calls_no_tools_goes_back_by_itself(server, key, playbook):
+    """It serves, and only the proof finds out that Codex could do nothing with it."""
+    before, number = pids(server), current(server)
+    code, said = playbook("upgrade", "--limit", "server1", **on_server1(max_num_seqs=6, **DEAF))
+    assert code != 0
+    assert f"Release {number} serves again." in said, said[-3000:]
+    assert "tool" in said.partition(f"Release {number} serves again.")[0].rpartition("vllm_instances micro")[2], said[-3000:]
+    assert current(server) == number
+    assert pids(server)["vllm@second"] == before["vllm@second"]
+    assert answers(server, key)
+
+
 def test_an_upgrade_stops_at_the_first_server_that_fails(server, server2, playbook):
     before = (current(server2), server2.check_output("systemctl show --property=MainPID vllm@micro"))
     code, said = playbook("upgrade", **on_server1(max_num_seqs=6, **MISFIT))
@@ -93,6 +113,17 @@ def test_an_upgrade_stops_at_the_first_server_that_fails(server, server2, playbo
     assert (current(server2), server2.check_output("systemctl show --property=MainPID vllm@micro")) == before
 
 
+@pytest.fixture
+def one_start(server):
+    """A limit of one start in an hour, for the first instance."""
+    folder = "/etc/systemd/system/vllm@micro.service.d"
+    server.check_output(f"mkdir -p {folder} && printf '[Unit]\\nStartLimitBurst=1\\n' >{folder}/zz-test.conf && systemctl daemon-reload")
+    assert server.check_output("systemctl show -P StartLimitBurst vllm@micro") == "1"
+    yield
+    server.check_output(f"rm {folder}/zz-test.conf; rmdir --ignore-fail-on-non-empty {folder}; systemctl daemon-reload")
+
+
+@pytest.mark.usefixtures("one_start")  # what a deployment starts is none of the tries that a crash has
 def test_a_rollback_restores_flags_and_downloads_nothing(server, key, playbook):
     number = current(server)
     code, said = playbook("rollback", "--limit", "server1", instance="micro", release=1)
