@@ -64,8 +64,8 @@ def small_disk(server):
     """Models lie on a disk of their own, which has room for a MiB more."""
     place = "/var/lib/vllm-models"
     server.check_output(
-        f"cp -a {place} /run/models && size=$(($(du -sk /run/models | cut -f1) + 1024)) && mount -t tmpfs -o size=${{size}}k small {place} && "
-        f"cp -a /run/models/. {place} && rm -r /run/models"
+        f"cp -a {place} /run/models && size=$(($(du -sk /run/models | cut -f1) + 1024)) && "
+        f"mount -t tmpfs -o size=${{size}}k small {place} && cp -a /run/models/. {place} && rm -r /run/models"
     )
     yield
     server.check_output(f"umount {place}")
