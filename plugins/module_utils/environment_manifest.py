@@ -22,6 +22,7 @@ from typing import Any, Optional
 from .errors import Refused
 
 NAME = "ownmetal-manifest.json"
+PYTHON = "bin/python"
 SHOWN = 3  # paths that a sentence names
 WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 BLOCK = 1 << 20
@@ -105,6 +106,8 @@ def damage(root: str, full: bool = False) -> Optional[str]:
     wrong = sorted({path for path in wanted.keys() | seen.keys() if wanted.get(path) != seen.get(path)})
     if not wrong and full:
         wrong = [path for path, row in files.items() if sha256(os.path.join(root, path)) != row[2]]
+    if not wrong and PYTHON in links and not os.access(os.path.join(root, PYTHON), os.X_OK):
+        return f"its interpreter {links[PYTHON]} is missing"
     return _sentence(wrong)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
-from . import tensor_parallel
+from . import environment_manifest, tensor_parallel
 from .all_reduce import OK, READ_BY_NCCL, SECONDS, Outcome, Ring, measure
 from .errors import Refused
 from .observe import unit_of
@@ -119,13 +119,18 @@ def _adds_up(asked: Gate, one: Mapping[str, Any], seen: Mapping[str, Any]) -> tu
         return "all-reduce not asked for", None
     if busy:
         return f"all-reduce not run: its GPUs are in use by {busy}", None
-    if asked.trial:
-        return "all-reduce not run in check mode", None
+    if asked.trial or _damaged(one["python"]):
+        return f"all-reduce not run{' in check mode' if asked.trial else ': its environment is damaged'}", None
     asked.say(f"{one['name']}: {len(one['gpus'])} processes add up, at most {asked.seconds:g} s")
     outcome = measure(Ring(one["python"], one["gpus"], one["device"], asked.user, one["environment"], asked.seconds))
     if outcome.kind == OK:
         _remember(place, outcome)
     return _figure(outcome), outcome
+
+
+def _damaged(python: str) -> bool:
+    environment = os.path.dirname(os.path.dirname(python))
+    return os.path.exists(f"{environment}/{environment_manifest.NAME}") and bool(environment_manifest.damage(environment))
 
 
 def _figure(outcome: Outcome) -> str:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
-from . import driver_state, gpus, releases
+from . import driver_state, environment_manifest, gpus, releases
 from .model_folder import read_folder
 from .tree import expand, read_state
 
@@ -30,7 +30,8 @@ def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
     """Return what is asked for.
 
     ``wanted`` has lists under any of paths, users, packages, units, ports, free_space, models (folders), releases (instances' directories;
-    with * all that are there), gpus, driver (makers: "nvidia"), tables (nftables', "inet NAME": whether the kernel has it);
+    with * all that are there), environments (paths: whether each is there and whole; one that runs for every instance of ``releases``
+    that links to it is taken for whole), gpus, driver (makers: "nvidia"), tables (nftables', "inet NAME": whether the kernel has it);
     the answer has a dict under each of them, keyed by the thing asked for (ports as text), and always ``system``: name
     ("debian"), version ("12"), machine ("x86_64"), glibc ("2.36"), memory (bytes), cpus (how many).
     """
@@ -42,7 +43,8 @@ def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
         "ports": _ports,
         "free_space": _free_space,
         "models": lambda folders: {folder: read_folder(folder) for folder in folders},
-        "releases": lambda homes: {home: releases.read(home) for one in homes for home in (glob.glob(one) if "*" in one else [one])},
+        "releases": lambda homes: {home: releases.read(home) for home in _homes(homes)},
+        "environments": lambda paths: _environments(paths, _homes(wanted.get("releases") or [])),
         "gpus": lambda makers: {maker: {**gpus.look(), "holders": _gpu_holders()} for maker in makers},
     }
     looks["driver"] = lambda makers: {maker: driver_state.look() for maker in makers}
@@ -80,6 +82,23 @@ def _packages(names: list[str]) -> dict[str, bool]:
 
 def _paths(paths: Iterable[str]) -> dict[str, Any]:
     return {path: read_state(expand(path)) for path in paths}
+
+
+def _homes(patterns: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(home for one in patterns for home in (glob.glob(one) if "*" in one else [one])))
+
+
+def _environments(paths: Iterable[str], homes: list[str]) -> dict[str, bool]:
+    """Whether each environment can be used. To look at all its files takes a second, which a run that finds all well is spared."""
+    users: dict[str, list[str]] = {}
+    for home in homes:
+        users.setdefault(os.path.realpath(f"{home}/current/environment"), []).append(f"vllm@{os.path.basename(home)}.service")
+    found = {}
+    for path in paths:
+        units = _units(users.get(os.path.realpath(path), []))
+        runs = bool(units) and all(unit["ActiveState"] == "active" for unit in units.values())
+        found[path] = os.path.isdir(path) and (runs or not environment_manifest.damage(path))
+    return found
 
 
 def _users(names: Iterable[str]) -> dict[str, Any]:

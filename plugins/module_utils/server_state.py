@@ -31,11 +31,11 @@ def problems(
 ) -> list[Refused]:
     """Return what stands in the way of instances (those with ``state: absent`` give up their ports).
 
-    ``observed`` is what ownmetal.codex.tree saw: ports, paths (of chat templates and the environment), and free_space of the
-    environments' directory. ``space_gib`` is what a new environment needs.
+    ``observed`` is what ownmetal.codex.tree saw: ports, paths (of chat templates), environments (whether they are whole), and free_space
+    of the environments' directory. ``space_gib`` is what a new environment needs.
     """
     found = []
-    missing = [path for path in layout["environments"].values() if not observed["paths"][path]["exists"]]
+    missing = [path for path in layout["environments"].values() if not observed["environments"][path]]
     if missing:
         free, needed = min(observed["free_space"].values()) / GIB, space_gib * len(missing)
         if free < needed:

@@ -259,6 +259,14 @@ START_UP: tuple[Signature, ...] = (
         "find its package: apt-file search {what}",
     ),
     Signature(
+        "interpreter_damaged",
+        r"Fatal Python error: init_|No module named '(?P<what>encodings)'",
+        NEVER,
+        "the Python that the environment of {instance} was made with lacks files of its own",
+        "see which one: readlink -f /var/lib/vllm/{instance}/current/environment/bin/python; install it again (apt-get install "
+        "--reinstall, or remove the directory of a managed or unpacked one), " + APPLY,
+    ),
+    Signature(
         "environment_damaged",
         r"No module named '(?P<what>[^']*)'",
         NEVER,

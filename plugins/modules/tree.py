@@ -117,6 +117,11 @@ options:
         description: Directories of instances, whose releases are listed. A name with C(*) stands for all that are there.
         type: list
         elements: path
+      environments:
+        description: Directories of environments, whether each is there and whole. One that all instances of O(observe.releases) that link
+          to it run in is taken for whole.
+        type: list
+        elements: path
       gpus:
         description: Makers of GPUs; V(nvidia) is the one that is known.
         type: list

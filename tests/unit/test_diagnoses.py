@@ -61,6 +61,8 @@ REPORTED = [
     ("no_gpu", "never", "RuntimeError: Failed to infer device type"),
     ("library_missing", "never", "ImportError: libibverbs.so.1: cannot open shared object file: No such file"),
     ("environment_damaged", "never", "ModuleNotFoundError: No module named 'vllm'"),
+    ("interpreter_damaged", "never", "Fatal Python error: init_fs_encoding: failed to get the Python codec of the filesystem encoding"),
+    ("interpreter_damaged", "never", "ModuleNotFoundError: No module named 'encodings'"),
     ("peer_absent", "later", "torch.distributed.DistNetworkError: The client socket has failed to connect"),
     ("start_too_slow", "later", "vllm@micro.service: start operation timed out. Terminating."),
     ("credential_missing", "never", "vllm@micro.service: Main process exited, code=exited, status=243/CREDENTIALS"),

@@ -44,12 +44,20 @@ def test_a_file_of_the_last_moment_of_a_second_is_whole_after_its_way_through_an
     assert manifest.damage(str(other / environment.name)) is None
 
 
+def reach_nowhere(root):
+    """An environment that is as it was built, and whose Python the distribution has taken away since."""
+    (root / "bin/python").unlink()
+    (root / "bin/python").symlink_to("/usr/bin/python3.99")
+    manifest.write(str(root), manifest.make(str(root)))
+
+
 DAMAGES = {
     "a file is gone": lambda root: (root / SITE / "thing/data").unlink(),
     "a file is longer": lambda root: (root / SITE / "thing/data").write_bytes(b"123456"),
     "a file is newer": lambda root: os.utime(root / SITE / "thing/data", (1, 1)),
     "a file is foreign": lambda root: (root / SITE / "data").write_text(""),
     "a link leads elsewhere": lambda root: (root / "bin/python").unlink() or (root / "bin/python").symlink_to("/bin/sh"),
+    "the interpreter is gone": reach_nowhere,
     "a link is a file": lambda root: (root / "bin/python").unlink() or (root / "bin/python").write_text(""),
 }
 

@@ -70,6 +70,7 @@ def plan(hub, exists=AWAY, seen=None, **keys):
         "system": {"name": "debian", "version": "12", "machine": "x86_64", "glibc": "2.36", "memory": 32 << 30},
         "gpus": {"nvidia": {"driver": None, "gpus": [], "problem": None}},
         "paths": {path_of(HUB): exists, "/opt/e": THERE},
+        "environments": {"/opt/e": True},
         "models": {path_of(HUB): seen or {}},
         "ports": {"8000": []},
         "free_space": {"/opt": 100 << 30},

@@ -34,10 +34,11 @@ def one(**keys):
     return instances([[{"name": "coder", "model": "/srv/coder", **keys}]], track("cpu-py311"))
 
 
-def seen(ports=None, free=100, **paths):
+def seen(ports=None, free=100, whole=True, **paths):
     found = {"/opt/vllm/environments/e": THERE, "/srv/coder": THERE, "/t.jinja": AWAY}
     found.update({f"/{name}": state for name, state in paths.items()})
-    return {"paths": found, "ports": {"8000": ports or []}, "free_space": {"/opt": free << 30}}
+    built = {"/opt/vllm/environments/e": whole}
+    return {"paths": found, "environments": built, "ports": {"8000": ports or []}, "free_space": {"/opt": free << 30}}
 
 
 def holder(address, unit="nginx.service"):
@@ -48,7 +49,7 @@ STATES = [
     # the instance      what is there                                                                   the refusal, or none
     ({}, seen(), None),
     ({}, seen(free=1), None),  # the environment is there: nothing is built
-    ({}, seen(free=1, **{"opt/vllm/environments/e": AWAY}), "gpu1 has 1.0 GiB free for it, and building an environment takes 6 GiB."),
+    ({}, seen(free=1, whole=False), "gpu1 has 1.0 GiB free for it, and building an environment takes 6 GiB."),
     ({"chat_template": "/t.jinja"}, seen(), "chat_template: gpu1 has no file /t.jinja."),
     ({"chat_template": "llama3_json", "tool_call_parser": "llama3_json"}, seen(), None),  # comes with the collection
     ({}, seen(ports=holder("127.0.0.1")), "port: 8000 on gpu1 is taken by nginx (pid 7, nginx.service)."),

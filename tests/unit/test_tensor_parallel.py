@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from ansible_collections.ownmetal.codex.plugins.module_utils import gpu_gate
+from ansible_collections.ownmetal.codex.plugins.module_utils import environment_manifest, gpu_gate
 from ansible_collections.ownmetal.codex.plugins.module_utils.all_reduce import Outcome
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import instances
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
@@ -242,6 +242,18 @@ UNITS = [
     ("jupyter.service", False),
     (None, False),
 ]
+
+
+def test_an_environment_that_will_be_built_again_is_not_asked(tmp_path, monkeypatch):
+    python = tmp_path / "e/bin/python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    environment_manifest.write(str(tmp_path / "e"), environment_manifest.make(str(tmp_path / "e")))
+    (tmp_path / "e/torch.py").touch()
+    measured = Measured(monkeypatch)
+    found = gate(asked(tmp_path, python=str(python)), read(H100, tmp_path))
+    assert (found["refused"], measured.rings) == ([], [])
+    assert found["lines"][0].endswith("all-reduce not run: its environment is damaged")
 
 
 @pytest.mark.parametrize(("unit", "free"), UNITS)
