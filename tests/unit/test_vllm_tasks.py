@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,16 +14,62 @@ ROLE = ROOT / "roles/vllm"
 
 
 def play(folder, tasks, variables, **hosts):
-    """Run tasks of the role on the first host; return exit code and output."""
+    """Run tasks of the role on the hosts whose name begins with gpu; return exit code and output."""
     rows = {name: {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, **host} for name, host in hosts.items()}
     (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": rows}}))
-    book = [{"hosts": next(iter(hosts)), "gather_facts": False, "vars_files": [str(ROLE / "vars/main.yml")], "tasks": tasks}]
+    book = [{"hosts": "gpu*", "gather_facts": False, "any_errors_fatal": True, "vars_files": [str(ROLE / "vars/main.yml")], "tasks": tasks}]
     (folder / "play.yml").write_text(json.dumps(book))
     command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(folder / "hosts.json"), str(folder / "play.yml")]
     settings = {**os.environ, "ANSIBLE_TIMEOUT": "5", "ANSIBLE_SSH_RETRIES": "0"}
     words = [*command, "-e", json.dumps(variables)]
     done = subprocess.run(words, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
     return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+AWAY = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+LEFT = "It would have gone on giving requests to gpu1, whose instances were left as they are."
+DRAINS = [
+    # what changes  away    fails   what the others are told                            what the play says
+    (
+        {"coder": 1},
+        ["g2"],
+        [],
+        ["out g1", "out g3", "back g1", "back g3"],
+        f"g2 of the gateways was not reached.*Connection refused.*{LEFT}",
+    ),
+    ({"coder": 1}, ["g1"], [], ["out g2", "out g3", "back g2", "back g3"], f"g1 of the gateways.*{LEFT}"),
+    ({"coder": 1}, [], ["out g1"], ["out g2", "out g3", "back g1", "back g2", "back g3"], f"g1 of the gateways.*: out of order.*{LEFT}"),
+    ({}, ["g3"], [], ["back g1", "back g2"], "g3 of the gateways.*It may give no requests to gpu1 now"),
+    ({}, [], ["back g1"], ["back g2", "back g3"], "g1 of the gateways.*: out of order.*It may give no requests to gpu1 now"),
+    ({}, [], [], ["back g1", "back g2", "back g3"], ""),
+]
+
+
+@pytest.mark.parametrize(("new", "away", "fails", "told", "words"), DRAINS)
+def test_a_gateway_that_is_away_leaves_the_server_in_the_turn_of_the_others(new, away, fails, told, words, tmp_path):
+    drain = tmp_path / "drain"
+    failing = f'case "{fails}" in *"$1 $GATEWAY"*) echo out of order >&2; exit 1;; esac'
+    drain.write_text(f'#!/bin/sh\n{failing}\necho "$1 $GATEWAY" >> {tmp_path}/told\n')
+    drain.chmod(0o755)
+    gateways = {f"g{number}": {"ansible_shell_executable": str(tmp_path / f"g{number}.sh")} for number in (1, 2, 3)}
+    for name in gateways:  # so that the one program knows which gateway it was asked of
+        (tmp_path / f"{name}.sh").write_text(f'#!/bin/sh\nexport GATEWAY={name}\nexec /bin/sh "$@"\n')
+        (tmp_path / f"{name}.sh").chmod(0o755)
+    variables = {
+        "__vllm_gateway_drain": str(drain),
+        "__vllm_gateways": list(gateways),
+        "__vllm_new_releases": new,
+        "__vllm_stale": [],
+        "__vllm_all_run": True,
+        "__vllm_all_served": True,
+        "vllm_gateway_drain_seconds": 1,
+    }
+    hosts = {"gpu1": {}, **{name: AWAY if name in away else host for name, host in gateways.items()}}
+    code, said = play(tmp_path, [{"import_tasks": str(ROLE / "tasks/run.yml")}], variables, **hosts)
+    assert (tmp_path / "told").read_text().splitlines() == told, said
+    assert bool(code) == bool(away + fails), said
+    assert re.search(words, said), said
+    assert not re.search(r"Switch, start or restart[^*]*\*+ (changed|ok|fatal)", said)
 
 
 ENVIRONMENTS = [({"/opt/e/cpu-1": True}, []), ({"/opt/e/cpu-1": False}, ["cpu-1"])]
