@@ -130,9 +130,21 @@ def absent_instance_files(names: Sequence[str], layout: Layout) -> list[dict[str
     return [{"dest": path, "state": "absent"} for path in doomed]
 
 
-def unit_jobs(instances: Sequence[Mapping[str, Any]], layout: Layout, numbers: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return the instances for ownmetal.codex.vllm_units, each with its new release, if it has one."""
-    return [{"name": one["name"], "home": home_path(one["name"], layout), "release": numbers.get(one["name"])} for one in instances]
+def unit_jobs(
+    instances: Sequence[Mapping[str, Any]],
+    layout: Layout,
+    numbers: Mapping[str, int],
+    seen: Optional[Mapping[str, Mapping[str, Any]]] = None,
+) -> list[dict[str, Any]]:
+    """Return the instances for ownmetal.codex.vllm_units, each with its new release, else the one that was current when it was compared.
+
+    ``seen`` is what ownmetal.codex.tree observed (releases). The job of an earlier run may end after that look, and have gone back.
+    """
+    jobs = []
+    for one in instances:
+        name, home = one["name"], home_path(one["name"], layout)
+        jobs.append({"name": name, "home": home, "release": numbers.get(name) or (seen or {}).get(home, {}).get("current")})
+    return jobs
 
 
 def _proof(instance: Mapping[str, Any], server: str) -> Optional[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils import releases, units
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import instances
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
-from ansible_collections.ownmetal.codex.plugins.module_utils.layout import new_release_files, new_releases
+from ansible_collections.ownmetal.codex.plugins.module_utils.layout import new_release_files, new_releases, unit_jobs
 from ansible_collections.ownmetal.codex.plugins.module_utils.progress import Progress
 from ansible_collections.ownmetal.codex.plugins.module_utils.release_gate import row
 from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import track
@@ -190,6 +190,20 @@ def test_what_is_done_with_an_instance(home, release, state, restart, current, v
     unit = "vllm@coder.service"
     jobs = work([{"name": "coder", "home": home, "release": release}], [unit] if restart else [], {unit: state})
     assert [job.verb for job in jobs] == ([verb] if verb else [])
+
+
+def test_a_release_that_goes_back_after_the_look_is_tried_again(home):
+    """The play was cut off, its job went on: the next run looks while the job still proves the new release, and waits for its end."""
+    os.mkdir(f"{home}/releases/6")
+    releases.switch(home, 6)
+    seen = {HOME: releases.read(home), "/var/lib/vllm/other": releases.read(f"{home}/none")}
+    releases.switch(home, 5)  # the job ends
+    (job,) = unit_jobs(coder(), LAYOUT, {}, seen)
+    assert job == {"name": "coder", "home": HOME, "release": 6}
+    (todo,) = work([{**job, "home": home}], [], {"vllm@coder.service": UP})
+    assert (todo.verb, todo.release) == ("switch", 6)
+    assert unit_jobs(coder(), LAYOUT, {"coder": 7}, seen)[0]["release"] == 7
+    assert unit_jobs(coder(), LAYOUT, {}, {HOME: releases.read(f"{home}/none")})[0]["release"] is None  # a first release is in numbers
 
 
 def test_the_mark_says_what_was_proved(home):
