@@ -1,16 +1,25 @@
 # Copyright: (c) 2026, the ownmetal.codex authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The digest of model files on the controller: of a folder, or of an archive."""
+"""The digest of model files on the controller: of a folder, or of an archive.
+
+They may be large, and each task of each server asks in a process of its own. So what was read is kept in a file of the user's
+cache, and holds as long as nothing of the files' sizes, times and inodes has changed, as `git status` has it.
+"""
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import fcntl
 import hashlib
+import json
 import os
 import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 from .errors import Refused
 
+SETTLED = 2.0  # seconds: what was written since could be written again within the same tick of the file system's clock
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".zip")
 
 
@@ -23,27 +32,82 @@ def folder_digest(path: str) -> str:
     if not (folder / "config.json").is_file():
         instead = "Write the path of a folder on the controller with config.json, the tokenizer and the weights."
         raise Refused("model_source", f"{path} holds no model: it has no config.json.", instead)
-    total = hashlib.sha256()
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        with file.open("rb") as stream:
-            inner = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{inner}  {file.relative_to(folder)}\n".encode())
-    return total.hexdigest()[:12]
+
+    def files() -> list[pathlib.Path]:
+        return sorted(file for file in folder.rglob("*") if file.is_file())
+
+    def read() -> str:
+        total = hashlib.sha256()
+        for file in files():
+            total.update(f"{_sha256(file)}  {file.relative_to(folder)}\n".encode())
+        return total.hexdigest()[:12]
+
+    return _once(path, files, read)
 
 
 def archive_digest(path: str) -> str:
-    """Return the SHA-256 of an archive. Read once while it stays as it is: it may be large. Raises Refused for no file."""
+    """Return the SHA-256 of an archive. Raises Refused for no file."""
     try:
-        seen = os.stat(path)
+        os.stat(path)
     except OSError as error:
         raise Refused("model_source", f"{path}: {error.strerror}.", "Write the path of a folder or archive on the controller.") from error
-    return _archive_digest(path, seen.st_size, seen.st_mtime_ns, seen.st_ino)
+    file = pathlib.Path(path)
+    return _once(path, lambda: [file], lambda: _sha256(file))
 
 
-@functools.lru_cache(maxsize=64)
-def _archive_digest(path: str, *_seen: int) -> str:
-    with open(path, "rb") as stream:
+def _sha256(file: pathlib.Path) -> str:
+    with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _once(path: str, files: Callable[[], Sequence[pathlib.Path]], read: Callable[[], str]) -> str:
+    """Return what ``read`` says of ``files``, without reading them again while they are what they were."""
+    place = os.path.abspath(path)
+    note = os.path.join(_memory(), hashlib.sha256(place.encode()).hexdigest()[:24])
+    with _locked(place):  # servers are worked at side by side: one reads, the others wait for what it finds
+        state, newest = _state(files())
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(note, encoding="utf-8") as stream:
+            known = json.load(stream)
+            if known["state"] == state:
+                return str(known["digest"])
+        began = time.time()
+        digest = read()
+        if newest < began - SETTLED and _state(files())[0] == state:
+            _keep(note, {"path": place, "state": state, "digest": digest})
+        return digest
+
+
+def _state(files: Sequence[pathlib.Path]) -> tuple[str, float]:
+    """Return a digest of all that says whether files have changed, and when the last of them did."""
+    rows, newest = hashlib.sha256(), 0.0
+    for file in files:
+        seen = file.stat()
+        rows.update(f"{file} {seen.st_size} {seen.st_mtime_ns} {seen.st_ctime_ns} {seen.st_dev} {seen.st_ino}\n".encode())
+        newest = max(newest, seen.st_ctime)
+    return rows.hexdigest(), newest
+
+
+def _memory() -> str:
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ownmetal.codex", "digests")
+
+
+def _keep(note: str, known: dict[str, str]) -> None:
+    with contextlib.suppress(OSError):  # it is read again, then
+        os.makedirs(os.path.dirname(note), mode=0o700, exist_ok=True)
+        with open(f"{note}.{os.getpid()}", "w", encoding="utf-8") as stream:
+            json.dump(known, stream)
+        os.replace(f"{note}.{os.getpid()}", note)
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems lock nothing that is open for reading: then each reads
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def archive_kind(path: str) -> str:
