@@ -145,22 +145,30 @@ def history(home: str) -> list[dict[str, Any]]:
     return rows
 
 
+def gone_back(home: str) -> bool:
+    """Tell whether an instance has gone back from a release that had served: an upgrade that failed has not."""
+    found = read(home)
+    return found["current"] is not None and max(found["served"], default=0) > found["current"]
+
+
 def choose(home: str, instance: str, number: Optional[int]) -> int:
     """Return the release that an instance is rolled back to: the one that is asked for, or the one before the current one.
 
-    Raises Refused for what is not there.
+    Where none is asked for and it has gone back already, that is the current one: a rollback that was cut off is finished, and
+    not taken one step further. Raises Refused for what is not there.
     """
     where = f"-e instance={instance}"
     found = read(home)
     if number is None:
+        if gone_back(home):
+            return int(found["current"])
         back = to_go_back_to(home)
         if back is None:
             raise Refused(where, "has no release before the current one that has served.", "Name one with -e release=N.")
         number = back
-    if number not in found["numbers"] or number == found["current"]:
-        why = f"release {number} " + ("runs already." if number == found["current"] else "is not there.")
+    if number not in found["numbers"]:
         others = [str(one) for one in found["numbers"] if one != found["current"]]
-        raise Refused(where, why, f"It has: {', '.join(others) or 'no other'}.")
+        raise Refused(where, f"release {number} is not there.", f"It has: {', '.join(others) or 'no other'}.")
     lacks = missing(home, number)
     if lacks:
         gone = os.readlink(lacks) if os.path.islink(lacks) else lacks

@@ -22,7 +22,9 @@ options:
     description: The instance that a release is chosen of.
     type: str
   release:
-    description: The release that is asked for. Without it the one before the current one is chosen.
+    description:
+      - The release that is asked for. Without it the one before the current one is chosen, and the current one where the instance has
+        gone back already.
     type: int
 attributes:
   check_mode:
@@ -51,6 +53,10 @@ release:
   description: The number that is chosen.
   type: int
   returned: when O(instance) is given, and is one of this server's
+gone_back:
+  description: Whether no release was asked for, and the instance has gone back already; RV(release) is then the current one.
+  type: bool
+  returned: when O(instance) is given, and is one of this server's
 gate:
   description: That release as M(ownmetal.codex.gpu_gate) takes instances; none where it uses no GPU.
   type: list
@@ -63,7 +69,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.release_gate import row
-from ansible_collections.ownmetal.codex.plugins.module_utils.releases import choose, history, report
+from ansible_collections.ownmetal.codex.plugins.module_utils.releases import choose, gone_back, history, report
 
 
 def main() -> None:
@@ -82,6 +88,7 @@ def main() -> None:
         if instance in result["releases"]:
             home = next(one for one in homes if os.path.basename(one) == instance)
             result["release"] = choose(home, instance, module.params["release"])
+            result["gone_back"] = module.params["release"] is None and gone_back(home)
             gate = row(home, instance, result["release"])
             result["gate"] = [gate] if gate else []
     except Refused as refused:

@@ -216,7 +216,7 @@ CHOSEN = [
     (("home", None), 3),
     (("home", 1), 1),
     (("home", 4), 4),
-    (("home", 5), "release 5 runs already. It has: 1, 2, 3, 4."),
+    (("home", 5), 5),  # a rollback that was cut off after the switch is finished
     (("home", 9), "release 9 is not there. It has: 1, 2, 3, 4."),
     (("home", 2), "release 2 needs /gone, which is gone."),
     (("home", 3), "3/config.yaml, which is gone."),
@@ -242,6 +242,31 @@ def test_a_release_to_roll_back_to_is_chosen(tmp_path, home, asked, expected):
     else:
         with pytest.raises(Refused, match=re.escape(expected)):
             releases.choose(str(place), *asked)
+
+
+GONE_BACK = [
+    # switches        it has gone back   what is chosen without a number
+    ([], False, 3),
+    ([3], True, 3),
+    ([3, 5], False, 3),
+    ([4, 3], True, 3),
+]
+
+
+@pytest.mark.parametrize(("switches", "gone", "number"), GONE_BACK)
+def test_a_rollback_that_is_repeated_does_not_go_back_twice(home, switches, gone, number, monkeypatch):
+    monkeypatch.setattr(releases, "missing", lambda *_: None)
+    for one in switches:
+        releases.switch(home, one)
+    assert (releases.gone_back(home), releases.choose(home, "coder", None)) == (gone, number)
+
+
+def test_an_upgrade_that_failed_has_not_gone_back(home, monkeypatch):
+    monkeypatch.setattr(releases, "missing", lambda *_: None)
+    os.mkdir(f"{home}/releases/6")
+    releases.switch(home, 6)
+    releases.switch(home, 5)
+    assert (releases.gone_back(home), releases.choose(home, "coder", None)) == (False, 3)
 
 
 def test_where_the_releases_listen_is_read_from_their_configurations(tmp_path):

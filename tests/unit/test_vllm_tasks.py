@@ -83,3 +83,34 @@ def test_an_environment_that_is_not_whole_is_made_again(seen, missing, tmp_path)
     code, said = play(tmp_path, [task], variables, gpu1={})
     assert code == 0, said
     assert json.loads((tmp_path / "found").read_text()) == missing
+
+
+REPEATED = [
+    # what runs on each server, of two releases that have served   asked     whether it goes on, what is chosen, what is said
+    ({"gpu1": 2, "gpu2": 2}, {}, True, {"gpu1": 1, "gpu2": 1}, ""),
+    ({"gpu1": 1, "gpu2": 2}, {}, True, {"gpu1": 1, "gpu2": 1}, ""),  # it ended between the two
+    ({"gpu1": 1, "gpu2": 1}, {}, False, {}, "-e instance=coder: it has gone back already, to release 1. Name a release with -e release=N"),
+    ({"gpu1": 1, "gpu2": 2}, {"release": 1}, True, {"gpu1": 1, "gpu2": 1}, ""),
+    ({"gpu1": 1, "gpu2": 2}, {"release": 3}, False, {}, "release 3 is not there. It has: 1."),
+]
+
+
+@pytest.mark.parametrize(("runs", "asked", "goes_on", "chosen", "words"), REPEATED)
+def test_a_rollback_that_ended_in_the_middle_is_repeated(runs, asked, goes_on, chosen, words, tmp_path):
+    for server, number in runs.items():
+        home = tmp_path / server / "coder"
+        for one in (1, 2):
+            place = home / "releases" / str(one)
+            place.mkdir(parents=True)
+            for part in ("environment", "model", "config.yaml", "variables.env", "unit.conf", "served.json"):
+                (place / part).touch()
+        (home / "current").symlink_to(f"releases/{number}")
+    tasks = [
+        {"import_role": {"name": "ownmetal.codex.vllm", "tasks_from": "find_release.yml"}},
+        {"copy": {"content": "{{ __vllm_found.release }}", "dest": f"{tmp_path}/{{{{ inventory_hostname }}}}.chosen"}},
+    ]
+    variables = {"instance": "coder", "__vllm_homes": [f"{tmp_path}/{{{{ inventory_hostname }}}}/coder"], **asked}
+    code, said = play(tmp_path, tasks, variables, gpu1={}, gpu2={})
+    assert (code == 0) == goes_on, said
+    assert words in said
+    assert {path.stem: int(path.read_text()) for path in tmp_path.glob("*.chosen")} == chosen
