@@ -86,9 +86,14 @@ def mark_served(home: str, number: int, proof: str) -> None:
     path = f"{home}/releases/{number}/{SERVED}"
     if not os.path.exists(path):
         at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        with open(f"{path}.part", "w", encoding="utf-8") as stream:
-            json.dump({"at": at, "proof": proof}, stream)
-        os.replace(f"{path}.part", path)
+        try:
+            with open(f"{path}.part", "w", encoding="utf-8") as stream:
+                json.dump({"at": at, "proof": proof}, stream)
+            os.replace(f"{path}.part", path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{path}.part")
+            raise OSError(error.errno, error.strerror, path) from error  # a write to a full disk names no file
 
 
 def proof(home: str) -> Optional[dict[str, Any]]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from . import releases
 from .diagnoses import diagnose_journal
@@ -160,8 +160,8 @@ def _deploy_one(job: Job, prove: Optional[Prove], progress: Progress) -> Optiona
             why = f"release {job.release} cannot be made the current one ({error.strerror}: {error.filename}). Release {before} goes on."
             return Refused(f"vllm_instances {job.name}", why, "Make room there, and run the playbook again.")
     failure = _serve(job, prove, progress)
-    if failure is None:
-        return None
+    if not isinstance(failure, Refused):
+        return _note(job, failure, progress)
     current, served = releases.current(job.home), releases.read(job.home)["served"]
     if before != current and before in served:
         back: Optional[int] = before  # it ran until now, whatever else there was between
@@ -174,13 +174,14 @@ def _deploy_one(job: Job, prove: Optional[Prove], progress: Progress) -> Optiona
     releases.switch(job.home, back)
     again = _serve(job, prove, progress)
     why = failure.why.rstrip(".")
-    if again is None:
+    if not isinstance(again, Refused):
+        _note(job, again, progress)  # it served before, most likely, and is noted
         return Refused(failure.where, f"release {current} {why}. Release {back} serves again.", failure.instead)
     return Refused(failure.where, f"release {current} {why}. Release {back}, which served before, {again.why}", failure.instead)
 
 
-def _serve(job: Job, prove: Optional[Prove], progress: Progress) -> Optional[Refused]:
-    """Start what has to be started, prove it, and write down that it served; return why not."""
+def _serve(job: Job, prove: Optional[Prove], progress: Progress) -> Union[str, Refused]:
+    """Start what has to be started, and prove it; return what it did, or why not."""
     if job.verb != "prove" or states([job.unit])[job.unit].active != "active":
         systemctl("daemon-reload")  # a release brings its unit's limits with it
         try:
@@ -202,10 +203,21 @@ def _serve(job: Job, prove: Optional[Prove], progress: Progress) -> Optional[Ref
             did = prove(question)
         except Refused as refused:
             return refused
-    current = releases.current(job.home)
-    if current is not None:
-        releases.mark_served(job.home, current, did)
     progress.say(f"{job.name}: serves ({did})")
+    return did
+
+
+def _note(job: Job, did: str, progress: Progress) -> Optional[Refused]:
+    """Write down that the current release has served. Where that fails, it serves all the same: it is not undone."""
+    current = releases.current(job.home)
+    try:
+        if current is not None:
+            releases.mark_served(job.home, current, did)
+    except OSError as error:  # a full disk
+        why = f"release {current} serves, and that cannot be written down ({error.strerror}: {error.filename})."
+        progress.say(f"{job.name}: {why}")
+        instead = "Make room there, and run the playbook again, which proves it again: until then it is none to go back to."
+        return Refused(f"vllm_instances {job.name}", why, instead)
     return None
 
 

@@ -92,7 +92,7 @@ def test_what_fails_goes_back_to_what_ran(monkeypatch, tmp_path, ran, to, served
     (tmp_path / "current").symlink_to(f"releases/{ran}")
 
     def serve(job, _prove, _progress):
-        return None if starts[units.releases.current(job.home)] else Refused("vllm@a", "does not start.", "")
+        return "first token" if starts[units.releases.current(job.home)] else Refused("vllm@a", "does not start.", "")
 
     monkeypatch.setattr(units, "_serve", serve)
     monkeypatch.setattr(units, "_stop", lambda *_: None)
@@ -116,3 +116,23 @@ def test_a_switch_that_cannot_be_written_starts_what_ran(monkeypatch, tmp_path):
     assert str(refused).startswith("vllm_instances a: release 7 cannot be made the current one (Is a directory: ")
     assert "Release 6 goes on. Make room there" in str(refused)
     assert (asked, units.releases.current(str(tmp_path))) == ([("start", "--", "vllm@a.service")], 6)
+
+
+def test_a_start_that_cannot_be_written_down_is_not_undone(monkeypatch, tmp_path):
+    for number in (6, 7):
+        (tmp_path / "releases" / str(number)).mkdir(parents=True)
+    (tmp_path / "releases/6/served.json").touch()
+    (tmp_path / "releases/7/served.json.part").symlink_to("/dev/full")
+    (tmp_path / "current").symlink_to("releases/6")
+    asked, said = [], []
+    monkeypatch.setattr(units, "systemctl", lambda *words: asked.append(words))
+    monkeypatch.setattr(units, "_serve", lambda *_: "a tool call")
+    monkeypatch.setattr(units, "_stop", lambda job, _progress: asked.append(job.name))
+    job = units.Job(name="a", home=str(tmp_path), verb="switch", release=7)
+    refused = units._deploy_one(job, None, types.SimpleNamespace(say=said.append))
+    assert str(refused).startswith("vllm_instances a: release 7 serves, and that cannot be written down (No space left on device: ")
+    assert "/releases/7/served.json). Make room there, and run the playbook again" in str(refused)
+    assert (asked, units.releases.current(str(tmp_path))) == (["a"], 7)  # the one stop is that of the switch
+    assert units.releases.read(str(tmp_path))["served"] == [6]
+    assert units._deploy_one(units.Job("a", "prove", str(tmp_path)), None, types.SimpleNamespace(say=said.append)) is None
+    assert units.releases.read(str(tmp_path))["served"] == [6, 7]
