@@ -134,6 +134,16 @@ def test_limits_and_gpus_are_the_instance_s_own(keys, name, lines):
     assert [line for line in text.splitlines() if line and not line.startswith("#")] == lines
 
 
+def test_a_unit_runs_in_the_primary_group_of_its_user():
+    """A group of the user's name need not exist: systemd would end each start with 216/GROUP."""
+    environment = jinja2.Environment(autoescape=False)  # noqa: S701 - a unit is no page
+    environment.filters["comment"] = str
+    paths = dict.fromkeys(("rules", "unit", "check", "policy"), "/x")
+    text = environment.from_string((TEMPLATES / "etc/systemd/system/vllm@.service.j2").read_text())
+    lines = text.render(vllm_user="svc-llm", __vllm_firewall_paths=paths, vllm_drain_seconds=30).splitlines()
+    assert [line for line in lines if line.startswith(("User=", "Group="))] == ["User=svc-llm"]
+
+
 UNIT, CONFIG = "vllm@coder.service", "/var/lib/vllm/coder/current"
 RESTARTS = [
     # started  file's age  written now   restart
