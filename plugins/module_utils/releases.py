@@ -20,6 +20,7 @@ from typing import Any, Optional
 
 from .errors import Refused
 
+CURRENT = "current"
 SERVED, REPLACES, PROOF = "served.json", "replaces", "proof.json"
 PARTS = ("environment", "model", "config.yaml", "variables.env", "unit.conf")
 
@@ -37,15 +38,15 @@ def read(home: str) -> dict[str, Any]:
     served = [number for number in numbers if os.path.exists(f"{home}/releases/{number}/{SERVED}")]
     now, newest = current(home), max(numbers, default=None)
     tried = newest is None or newest == now or newest in served or os.path.exists(f"{home}/releases/{newest}/{REPLACES}")
-    places = {place for number in numbers if (place := _listens(f"{home}/releases/{number}/config.yaml"))}
-    listens = [[host, port] for host, port in sorted(places)]
-    return {"numbers": numbers, "current": now, "served": served, "pending": None if tried else newest, "listens": listens}
+    places = {place for number in numbers if (place := listens(home, f"releases/{number}"))}
+    where = [[host, port] for host, port in sorted(places)]
+    return {"numbers": numbers, "current": now, "served": served, "pending": None if tried else newest, "listens": where}
 
 
-def _listens(path: str) -> Optional[tuple[str, int]]:
-    """Return host and port of a release's configuration, which the role wrote: one key a line."""
+def listens(home: str, release: str) -> Optional[tuple[str, int]]:
+    """Return host and port of a release ("releases/3", "current") by its configuration, which the role wrote: one key a line."""
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(f"{home}/{release}/config.yaml", encoding="utf-8") as stream:
             found = dict(re.findall(r"(?m)^(host|port): ['\"]?([^'\"\s]+)", stream.read()))
         return found["host"], int(found["port"])
     except (OSError, ValueError, KeyError):

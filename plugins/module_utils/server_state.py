@@ -16,6 +16,7 @@ from .folder_digest import archive_digest, archive_kind, source_digest
 from .instance_rules import change
 from .layout import hub_id, model_path
 from .model_manifest import parse
+from .port_moves import in_the_way, rows
 from .units import unit_name
 
 GIB = 1 << 30
@@ -45,6 +46,7 @@ def problems(
     ours = {unit_name(instance["name"]) for instance in instances}
     if layout.get("replace_ollama"):
         ours.add(OLLAMA)
+    found += _rings(instances, observed["ports"])
     holders = ((observed.get("gpus") or {}).get("nvidia") or {}).get("holders") or []
     for instance in instances:
         if instance["state"] == "present":
@@ -89,6 +91,21 @@ def _port(server: str, instance: Mapping[str, Any], ours: set[str], ports: Mappi
             why = f"{instance['port']} on {server} is taken by {_who(holder)}."
             instead = "Give the instance another port, or stop that program."
             return [_in_the_way(f"vllm_instances {instance['name']}: port", why, instead, holder)]
+    return []
+
+
+def _rings(instances: Sequence[Mapping[str, Any]], ports: Mapping[str, Any]) -> list[Refused]:
+    """Find instances that take one another's ports in a ring: none can be switched, and proved, before the others."""
+    present = [one for one in instances if one["state"] == "present"]
+    names = {unit_name(one["name"]): one["name"] for one in present}
+    takes = {}
+    for one in present:
+        held = [row for row in ports[str(one["port"])] if in_the_way((one["host"], one["port"]), (row["address"], one["port"]))]
+        takes[one["name"]] = {names[row["unit"]] for row in held if row.get("unit") in names} - {one["name"]}
+    try:
+        rows(takes)
+    except Refused as refused:
+        return [refused]
     return []
 
 

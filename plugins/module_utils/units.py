@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Optional, Union
 
-from . import releases
+from . import port_moves, releases
 from .diagnoses import diagnose_journal
 from .errors import ManyRefused, Refused
 from .progress import Progress
@@ -119,14 +119,28 @@ def check_written(jobs: Sequence[Job]) -> None:
         raise ManyRefused(refused)
 
 
+def in_rows(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Return jobs in rows: those of one row have to be done in its order, since one takes the port that another leaves. Raises Refused."""
+    moving = [job for job in jobs if job.verb == "switch"]
+    held = {job.name: releases.listens(job.home, releases.CURRENT) for job in moving}
+    wanted = {job.name: releases.listens(job.home, f"releases/{job.release}") for job in moving}
+    takes = {
+        job.name: [other for other in held if other != job.name and port_moves.in_the_way(wanted.get(job.name), held[other])]
+        for job in jobs
+    }
+    by_name = {job.name: job for job in jobs}
+    return [[by_name[name] for name in row] for row in port_moves.rows(takes)]
+
+
 def deploy(jobs: Sequence[Job], prove: Optional[Prove], progress: Progress, keep: int, one_by_one: bool = False) -> None:
-    """Do the jobs side by side, or one after another until one fails.
+    """Do the jobs side by side, or one after another until one fails. One that takes another's port comes after it, unless that failed.
 
     A release that does not start, or whose proof fails, gives way to the one that it replaced. Raises ManyRefused with the cause
     of each failure. ``keep`` releases of each instance are left. ``prove`` asks a running instance what its release's proof.json
     says, and returns what it did; without it the first token is proof enough.
     """
     check_written(jobs)
+    rows = in_rows([job for job in jobs if job.verb != "enable"])
     systemctl("daemon-reload")
     failures: list[Refused] = []
     for job in jobs:
@@ -134,16 +148,19 @@ def deploy(jobs: Sequence[Job], prove: Optional[Prove], progress: Progress, keep
             _enable(job)
     with ThreadPoolExecutor(1 if one_by_one else len(jobs)) as pool:
 
-        def one(job: Job) -> None:
-            if failures and one_by_one:
-                return
-            failure = _deploy_one(job, prove, progress)
-            if failure:
-                failures.append(failure)
-            else:
+        def each(row: Sequence[Job]) -> None:
+            for place, job in enumerate(row):
+                if failures and one_by_one:
+                    return
+                failure = _deploy_one(job, prove, progress)
+                if failure:
+                    failures.append(failure)
+                    if rest := [left.name for left in row[place + 1 :]]:
+                        progress.say(f"{', '.join(rest)}: left as it is, since {job.name} failed: ports move along in this change")
+                    return
                 releases.prune(job.home, keep)
 
-        list(pool.map(one, (job for job in jobs if job.verb != "enable")))
+        list(pool.map(each, rows))
     if failures:
         raise ManyRefused(failures)
 

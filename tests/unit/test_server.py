@@ -91,6 +91,25 @@ def test_a_server_is_judged(keys, observed, words):
     assert words is None or words in found[0]
 
 
+MOVES = [
+    # name -> wanted port, who listens at it now                                      refused
+    ({"a": (8001, "b"), "b": (8002, None)}, False),  # b leaves it in the same change
+    ({"a": (8001, "b"), "b": (8002, "c"), "c": (8003, None)}, False),
+    ({"a": (8001, "a"), "b": (8002, "b")}, False),
+    ({"a": (8001, "b"), "b": (8000, "a")}, True),
+    ({"a": (8001, "b"), "b": (8002, "c"), "c": (8000, "a")}, True),
+]
+
+
+@pytest.mark.parametrize(("moves", "refused"), MOVES)
+def test_instances_that_take_one_anothers_ports_are_refused_in_a_ring(moves, refused):
+    wanted = instances([[{"name": name, "model": "/m", "port": port} for name, (port, _) in moves.items()]], track("cpu-py311"))
+    ports = {str(port): holder("127.0.0.1", f"vllm@{who}.service") if who else [] for port, who in moves.values()}
+    found = [str(one) for one in problems("gpu1", wanted, {**seen(), "ports": ports}, LAYOUT, 6)]
+    assert bool(found) == refused, found
+    assert not refused or ("take one another's ports" in found[0] and "Write another free port for one of them" in found[0])
+
+
 def test_an_instance_that_goes_leaves_its_port_to_the_next():
     observed = seen(ports=holder("127.0.0.1", "vllm@old.service"))
     leaving = {"name": "old", "state": "absent"}

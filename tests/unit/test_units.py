@@ -1,10 +1,11 @@
 """What a deployment makes of a unit whose first try has failed."""
 
 import subprocess
+import time
 import types
 
 import pytest
-from ansible_collections.ownmetal.codex.plugins.module_utils import units
+from ansible_collections.ownmetal.codex.plugins.module_utils import port_moves, units
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 
 UNIT = "vllm@coder.service"
@@ -136,3 +137,72 @@ def test_a_start_that_cannot_be_written_down_is_not_undone(monkeypatch, tmp_path
     assert units.releases.read(str(tmp_path))["served"] == [6]
     assert units._deploy_one(units.Job("a", "prove", str(tmp_path)), None, types.SimpleNamespace(say=said.append)) is None
     assert units.releases.read(str(tmp_path))["served"] == [6, 7]
+
+
+ROWS = [
+    # name -> port of the current release, of the new one    one by one   which fails   what is done, each row by itself
+    ({"a": (1, 2), "b": (2, 3)}, True, None, [["b", "a"]]),
+    ({"a": (1, 2), "b": (2, 3)}, False, None, [["b", "a"]]),
+    ({"a": (1, 2), "b": (2, 3), "c": (4, 4), "d": (9, 1)}, False, None, [["b", "a", "d"], ["c"]]),
+    ({"a": (1, 2), "b": (2, 3), "c": (4, 4)}, True, None, [["b", "a", "c"]]),
+    ({"a": (1, 2), "b": (2, 3), "c": (4, 4)}, False, "b", [["b"], ["c"]]),  # a keeps its port, and b has its own again
+    ({"a": (None, 2), "b": (2, 3)}, False, None, [["b", "a"]]),  # a is new
+    ({"a": (1, 2), "b": (2, 1)}, False, None, "vllm_instances a: port: a and b take one another's ports"),
+    ({"a": (1, 2), "b": (2, 1)}, True, None, "Write another free port for one of them"),
+]
+
+
+@pytest.mark.parametrize(("moves", "one_by_one", "fails", "expected"), ROWS)
+def test_who_takes_a_port_comes_after_who_leaves_it(moves, one_by_one, fails, expected, monkeypatch, tmp_path):
+    jobs = []
+    for name, ports in moves.items():
+        for number, port in enumerate(ports, 1):
+            place = tmp_path / name / "releases" / str(number)
+            place.mkdir(parents=True)
+            (place / "config.yaml").write_text(f"host: 127.0.0.1\nport: {port}\n")
+        if ports[0]:
+            (tmp_path / name / "current").symlink_to("releases/1")
+        jobs.append(units.Job(name, "switch", str(tmp_path / name), 2))
+    done, asked, said = [], [], []
+
+    def one(job, _prove, _progress):
+        time.sleep(0.02)  # side by side, the others would be first
+        done.append(job.name)
+        return Refused(f"vllm_instances {job.name}", "does not start.", "") if job.name == fails else None
+
+    monkeypatch.setattr(units, "check_written", lambda _jobs: None)
+    monkeypatch.setattr(units, "systemctl", lambda *words: asked.append(words))
+    monkeypatch.setattr(units, "_deploy_one", one)
+    progress = types.SimpleNamespace(say=said.append)
+    if isinstance(expected, str):
+        with pytest.raises(Refused, match=expected):
+            units.deploy(jobs, None, progress, 5, one_by_one)
+        assert (done, asked) == ([], [])
+    elif fails:
+        with pytest.raises(Refused, match="does not start"):
+            units.deploy(jobs, None, progress, 5, one_by_one)
+        assert said == ["a: left as it is, since b failed: ports move along in this change"]
+    else:
+        units.deploy(jobs, None, progress, 5, one_by_one)
+    if not isinstance(expected, str):
+        assert sorted(done) == sorted(name for row in expected for name in row)
+        for row in expected:
+            assert [name for name in done if name in row] == row
+
+
+PLACES = [
+    # wanted, held                                          in the way
+    (("127.0.0.1", 1), ("127.0.0.1", 1), True),
+    (("127.0.0.1", 1), ("127.0.0.1", 2), False),
+    (("10.0.0.1", 1), ("10.0.0.2", 1), False),
+    (("10.0.0.1", 1), ("0.0.0.0", 1), True),
+    (("::", 1), ("10.0.0.2", 1), True),
+    (("localhost", 1), ("127.0.0.1", 1), True),
+    (None, ("127.0.0.1", 1), False),
+    (("127.0.0.1", 1), None, False),
+]
+
+
+@pytest.mark.parametrize(("wanted", "held", "expected"), PLACES)
+def test_who_is_in_the_way(wanted, held, expected):
+    assert port_moves.in_the_way(wanted, held) is expected
