@@ -115,6 +115,46 @@ def read(path: str, roots: Roots, progress: Progress) -> list[str]:
         _clear(aside)
 
 
+def look(path: str, roots: Roots) -> list[str]:
+    """Return what :func:`read` would put into its places, by the bundle's list and the files' sizes. Digests are proved when it is read."""
+    if not os.path.isfile(path):
+        raise Refused("bundle_file", f"{path} is not on the pool host.", "Copy it there, or correct the path.")
+    rows: dict[str, Any] = {}
+    listed: Any = None
+    try:
+        with tarfile.open(path) as archive:
+            for row in archive:
+                stream = _content(archive, row, roots, path)
+                if row.name == LIST:
+                    listed = json.load(stream)
+                else:
+                    rows[row.name] = {"size": row.size}
+    except (tarfile.TarError, ValueError) as error:
+        raise error if isinstance(error, Refused) else _no_bundle(path, error) from None
+    files = listed["files"] if isinstance(listed, dict) and listed.get("format") == FORMAT else {}
+    _compare(path, rows, listed and {**listed, "files": {name: {"size": row.get("size")} for name, row in files.items()}})
+    new = set()
+    for name in rows:
+        root, first = name.split("/")[:2]
+        target = f"{roots[root]}/{first}"
+        same = os.path.lexists(target) and (root != "environments" or environment_manifest.sha256(target) == files[name].get("sha256"))
+        new |= set() if same else {f"{root}/{first}"}
+    if new:
+        check_space("vllm_pool_directory", roots["environments"], os.path.getsize(path), "unpacking the bundle")
+    return sorted(new)
+
+
+def _content(archive: tarfile.TarFile, row: tarfile.TarInfo, roots: Roots, path: str) -> IO[bytes]:
+    stream = archive.extractfile(row) if row.isreg() else None
+    if stream is None or not (row.name == LIST or _named(row.name, roots)):
+        raise Refused("bundle_file", f"{path} holds {row.name!r}, which no bundle does.", "Use one that bundle.yml made.")
+    return stream
+
+
+def _no_bundle(path: str, error: Exception) -> Refused:
+    return Refused("bundle_file", f"{path} is no bundle, or was cut short: {error}.", "Copy it again.")
+
+
 def _clear(aside: Roots) -> None:
     for folder in aside.values():
         if os.path.lexists(folder):
@@ -127,9 +167,7 @@ def _extract(path: str, aside: Roots, progress: Progress) -> tuple[dict[str, Any
     try:
         with tarfile.open(path) as archive:
             for row in archive:
-                stream = archive.extractfile(row) if row.isreg() else None
-                if stream is None or not (row.name == LIST or _named(row.name, aside)):
-                    raise Refused("bundle_file", f"{path} holds {row.name!r}, which no bundle does.", "Use one that bundle.yml made.")
+                stream = _content(archive, row, aside, path)
                 if row.name == LIST:
                     listed = json.load(stream)
                     continue
@@ -144,7 +182,7 @@ def _extract(path: str, aside: Roots, progress: Progress) -> tuple[dict[str, Any
     except (tarfile.TarError, ValueError) as error:
         if isinstance(error, Refused):
             raise
-        raise Refused("bundle_file", f"{path} is no bundle, or was cut short: {error}.", "Copy it again.") from None
+        raise _no_bundle(path, error) from None
     return rows, listed
 
 

@@ -46,7 +46,9 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Can run in check mode.
+    description:
+      - Can run in check mode. What a bundle would put into the pool is known by its list and the sizes of its files then; their digests are
+        proved when it is unpacked.
 """
 
 EXAMPLES = r"""
@@ -64,7 +66,7 @@ contents:
   description: What was packed, or what was new in the pool.
   type: list
   elements: str
-  returned: success, not in check mode
+  returned: success, and for V(packed) not in check mode
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -90,9 +92,12 @@ def main() -> None:
     options = module.params
     progress = Progress(options["progress_file"])
     roots = {"environments": f"{options['pool']}/environments", "models": options["models"], "uv": options["installer"]}
-    if module.check_mode:
-        module.exit_json(changed=True)
     try:
+        if module.check_mode and options["state"] == "unpacked":
+            found = bundle.look(options["path"], roots)
+            module.exit_json(changed=bool(found), contents=found)
+        if module.check_mode:  # it is written anew each time
+            module.exit_json(changed=True)
         with alone("vllm-environments", progress):
             if options["state"] == "packed":
                 found = bundle.write(options["path"], roots, options["environments"], progress)

@@ -3,7 +3,10 @@
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils import bundle
@@ -11,6 +14,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refus
 from ansible_collections.ownmetal.codex.plugins.module_utils.progress import Progress
 
 NAME = "cpu-1"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def roots(folder):
@@ -55,11 +59,14 @@ def files(found):
 
 def test_what_is_packed_arrives_and_a_second_time_changes_nothing(archive, tmp_path):
     there = roots(tmp_path / "there")
+    foretold = bundle.look(str(archive), there)
+    assert not (tmp_path / "there").exists()
     new = bundle.read(str(archive), there, Progress())
     assert new == [f"environments/{NAME}.json", f"environments/{NAME}.tar.gz", "models/abc", "uv/1.0"]
+    assert foretold == new
     carried = [*new[:2], "models/abc/.manifest.json", "models/abc/config.json", "uv/1.0/bin/uv"]
     assert files(there) == carried
-    assert bundle.read(str(archive), there, Progress()) == []
+    assert bundle.look(str(archive), there) == bundle.read(str(archive), there, Progress()) == []
     assert files(there) == carried
     assert os.access(f"{there['uv']}/1.0/bin/uv", os.X_OK)
     assert os.stat(f"{there['models']}/abc").st_mode & 0o222 == 0
@@ -104,6 +111,56 @@ def test_what_is_no_whole_bundle_puts_nothing_in_place(name, archive, tmp_path):
     with pytest.raises(Refused, match=words):
         bundle.read(str(archive), there, Progress())
     assert files(there) == []
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "changed"])
+def test_a_look_at_what_is_no_whole_bundle_says_so(name, archive, tmp_path):
+    """All but a byte that changed: a look does not read what may be hundreds of gigabytes."""
+    change, words = CASES[name]
+    change(archive)
+    with pytest.raises(Refused, match=words):
+        bundle.look(str(archive), roots(tmp_path / "there"))
+    assert not (tmp_path / "there").exists()
+
+
+def test_an_archive_that_was_packed_anew_is_foretold(archive, tmp_path):
+    there = roots(tmp_path / "there")
+    bundle.read(str(archive), there, Progress())
+    path = f"{there['environments']}/{NAME}.tar.gz"
+    os.chmod(path, 0o644)
+    with open(path, "wb") as stream:
+        stream.write(b"Archive")
+    assert bundle.look(str(archive), there) == bundle.read(str(archive), there, Progress()) == [f"environments/{NAME}.tar.gz"]
+
+
+CHECKS = [("b.tar", True), ("away.tar", None)]
+
+
+@pytest.mark.parametrize(("file", "changed"), CHECKS)
+def test_the_play_foretells_it_in_check_mode(file, changed, archive, tmp_path):
+    options = {"state": "unpacked", "path": str(tmp_path / file), "pool": str(tmp_path / "there/pool")}
+    words = json.dumps({**options, "models": str(tmp_path / "there/models"), "installer": str(tmp_path / "there/uv")})
+    program = str(Path(sys.executable).parent / "ansible")
+    command = [
+        program,
+        "localhost",
+        "-m",
+        "ownmetal.codex.vllm_bundle",
+        "-a",
+        words,
+        "--check",
+        "-e",
+        f"ansible_python_interpreter={sys.executable}",
+    ]
+    for again in range(2):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        said = done.stdout + done.stderr
+        if changed is None:
+            assert "bundle_file:" in said, said
+            assert "is not on the pool host" in said
+        else:
+            assert ("CHANGED" in said) == (not again), said
+            bundle.read(str(archive), roots(tmp_path / "there"), Progress())
 
 
 def test_an_environment_that_was_not_packed_is_named(pool, tmp_path):
