@@ -218,11 +218,11 @@ def _await(source: Mapping[str, Any]) -> None:
 
 
 def connect(address: str, source: Mapping[str, Any], timeout: float = TIMEOUT) -> http.client.HTTPSConnection:
-    """Connect to a pool, and to no other: its certificate is the one that was named over ssh."""
+    """Connect to a pool, and to no other: its certificate is the one that was named over ssh. An address of IPv6 may have brackets."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # instead of an authority, the certificate itself is compared, before anything is sent
-    connection = http.client.HTTPSConnection(address, source["port"], timeout=timeout, context=context)
+    connection = http.client.HTTPSConnection(address.strip("[]"), source["port"], timeout=timeout, context=context)
     connection.connect()
     seen = hashlib.sha256(connection.sock.getpeercert(True) or b"").hexdigest()
     if not secrets.compare_digest(seen, source["fingerprint"]):

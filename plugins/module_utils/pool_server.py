@@ -8,11 +8,14 @@ name is the token's SHA-256 and whose content is what it opens.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
 import json
 import os
 import re
+import socket
+import socketserver
 import ssl
 import sys
 import threading
@@ -21,6 +24,7 @@ import urllib.parse
 from typing import Any, Optional
 
 BLOCK = 1 << 20
+MAPPED = "::ffff:"  # before an IPv4 address, where one socket listens for both
 
 
 class Files:
@@ -59,13 +63,21 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, address: tuple[str, int], files: Files, context: Optional[ssl.SSLContext]) -> None:
-        """Listen at an address."""
+        """Listen at an address; "::" stands for all of IPv4, too."""
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, Handler)
         self.files = files
         self.context = context
         self.busy = 0
         self.used = time.monotonic()
         self.guard = threading.Lock()
+
+    def server_bind(self) -> None:
+        """Bind, and ask no name server for this host's name."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = socket.gethostname(), self.server_address[1]
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Do the handshake in the request's own thread: one silent client must not stop the others."""
@@ -76,7 +88,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say in one line that a client went away."""
-        print(f"{client_address[0]}: {sys.exc_info()[1]}", flush=True)
+        print(f"{client_address[0].removeprefix(MAPPED)}: {sys.exc_info()[1]}", flush=True)
 
     def count(self, step: int) -> None:
         """Note that a request began or ended."""
@@ -142,7 +154,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say who asked for what; the journal keeps it."""
-        print(f"{self.client_address[0]} {format % args}", flush=True)
+        print(f"{self.client_address[0].removeprefix(MAPPED)} {format % args}", flush=True)
+
+
+def everywhere(port: int, files: Files, context: Optional[ssl.SSLContext]) -> Server:
+    """Listen at all addresses of this host; of IPv4 alone where its kernel has no IPv6."""
+    try:
+        return Server(("::", port), files, context)
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.ENOPROTOOPT):
+            raise
+        return Server(("0.0.0.0", port), files, context)
 
 
 def main() -> None:
@@ -152,7 +174,7 @@ def main() -> None:
     credentials = os.environ["CREDENTIALS_DIRECTORY"]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(f"{credentials}/certificate", f"{credentials}/key")
-    server = Server(("", settings["port"]), Files(settings["tokens"]), context)
+    server = everywhere(settings["port"], Files(settings["tokens"]), context)
     threading.Thread(target=server.end_when_idle, args=(settings["idle"],), daemon=True).start()
     server.serve_forever()
 

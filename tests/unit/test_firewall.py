@@ -57,6 +57,7 @@ def test_only_ports_of_instances_are_touched_and_loopback_never():
     assert "ip daddr 10.0.0.5 tcp dport 8000 jump instance_coder" in text
     assert "ip6 daddr 2001:db8::5 tcp dport 8001 jump instance_6" in text
     assert "ip saddr { 10.0.0.0/8 } counter accept" in text  # the second is within the first, which a set would refuse
+    assert text.count("ip6 saddr { 2001:db8::/64 } counter accept") == 2
     if shutil.which("nft"):
         checked = subprocess.run(["nft", "--check", "--file", "-"], input=text, capture_output=True, text=True, check=False)
         assert checked.returncode == 0 or "Operation not permitted" in checked.stderr, checked.stderr

@@ -1,15 +1,17 @@
 """The pool: packed once, served to who was told, taken whole or not at all."""
 
+import errno
 import hashlib
 import http.client
 import json
 import os
+import socket
 import ssl
 import subprocess
 import threading
 
 import pytest
-from ansible_collections.ownmetal.codex.plugins.module_utils import environment_manifest, pool, pool_server
+from ansible_collections.ownmetal.codex.plugins.module_utils import download, environment_manifest, pool, pool_server
 from ansible_collections.ownmetal.codex.plugins.module_utils.environment_build import Site
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.progress import Progress
@@ -105,7 +107,15 @@ def served(tmp_path, archive, certificate):
     server.RequestHandlerClass = Cutting
     threading.Thread(target=server.serve_forever, daemon=True).start()
     fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert((certificate / "certificate").read_text())).hexdigest()
-    yield {**archive, "address": "127.0.0.1", "port": server.server_port, "fingerprint": fingerprint, "token": TOKEN, "path": path}
+    yield {
+        **archive,
+        "address": "127.0.0.1",
+        "port": server.server_port,
+        "fingerprint": fingerprint,
+        "token": TOKEN,
+        "path": path,
+        "tokens": str(tokens),
+    }
     Cutting.cuts = 0
     server.shutdown()
     server.server_close()
@@ -154,6 +164,61 @@ def test_a_taking_that_fails_leaves_nothing(name, served, taker, monkeypatch):
     with pytest.raises(Refused, match=words):
         pool.take(NAME, {**served, **change}, taker, Progress())
     assert os.listdir(taker.environments) == []
+
+
+ADDRESSES = ["127.0.0.1", "::1", "[::1]", "localhost"]
+
+
+def here(address):
+    """Whether this machine has it: some have no IPv6."""
+    try:
+        with socket.create_server((address.strip("[]"), 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_the_pool_is_reached_by_ipv4_and_ipv6(address, served, certificate, taker, capfd):
+    if not here(address):
+        pytest.skip(f"this machine has no {address}")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "certificate", certificate / "key")
+    tokens = served["tokens"]
+    server = pool_server.everywhere(0, pool_server.Files(tokens), context)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        pool.take(NAME, {**served, "address": address, "port": server.server_port}, taker, Progress())
+        url = f"https://{address if ':' not in address else '[::1]'}:{server.server_port}/models/open/config.json"
+        source = download.Source(url, {"Authorization": f"Bearer {TOKEN}"}, served["fingerprint"])
+        assert download.read(source, Progress())[0] == b"{}"
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert environment_manifest.damage(taker.final(NAME), full=True) is None
+    assert "::ffff:" not in capfd.readouterr().out
+
+
+def test_a_host_without_ipv6_serves_by_ipv4(tmp_path, monkeypatch):
+    whole = socket.socket
+
+    def without(family=socket.AF_INET, *more, **names):
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return whole(family, *more, **names)
+
+    monkeypatch.setattr(socket, "socket", without)
+    server = pool_server.everywhere(0, pool_server.Files(str(tmp_path)), None)
+    server.server_close()
+    assert server.server_address[0] == "0.0.0.0"
+
+
+def test_a_port_that_is_taken_is_no_want_of_ipv6(tmp_path):
+    files = pool_server.Files(str(tmp_path))
+    first = pool_server.everywhere(0, files, None)
+    with pytest.raises(OSError, match="in use"):
+        pool_server.everywhere(first.server_port, files, None)
+    first.server_close()
 
 
 PATHS = [

@@ -114,3 +114,19 @@ def test_a_rollback_that_ended_in_the_middle_is_repeated(runs, asked, goes_on, c
     assert (code == 0) == goes_on, said
     assert words in said
     assert {path.stem: int(path.read_text()) for path in tmp_path.glob("*.chosen")} == chosen
+
+
+POOLS = [
+    ("gpu1", "gpu1"),
+    ("192.0.2.1", "192.0.2.1"),
+    ("2001:db8::1", "[2001:db8::1]"),
+    ("[2001:db8::1]", "[2001:db8::1]"),
+]
+
+
+@pytest.mark.parametrize(("address", "host"), POOLS)
+def test_the_pool_has_a_url_whatever_its_address(address, host, tmp_path):
+    task = {"copy": {"content": "{{ __vllm_pool_url_host }}", "dest": f"{tmp_path}/found"}}
+    code, said = play(tmp_path, [task], {"vllm_pool_address": address}, gpu1={})
+    assert code == 0, said
+    assert (tmp_path / "found").read_text() == host
