@@ -143,7 +143,8 @@ def unit_jobs(
     jobs = []
     for one in instances:
         name, home = one["name"], home_path(one["name"], layout)
-        jobs.append({"name": name, "home": home, "release": numbers.get(name) or (seen or {}).get(home, {}).get("current")})
+        release = numbers.get(name) or (seen or {}).get(home, {}).get("current")
+        jobs.append({"name": name, "home": home, "release": release, "server": layout["server"]})
     return jobs
 
 

@@ -41,13 +41,15 @@ class UnitState:
 class Job:
     """What is to be done with one instance.
 
-    ``verb`` is switch, restart, start, prove or enable; ``release`` is the number to switch to; ``home`` the instance's directory.
+    ``verb`` is switch, restart, start, prove or enable; ``release`` is the number to switch to; ``home`` the instance's directory;
+    ``server`` the host's name in the inventory, which its own name need not be.
     """
 
     name: str
     verb: str
     home: str
     release: Optional[int] = None
+    server: Optional[str] = None
 
     @property
     def unit(self) -> str:
@@ -102,7 +104,7 @@ def work(instances: Sequence[Mapping[str, Any]], restart: Sequence[str], now: Ma
         elif state.enabled != "enabled":
             verb = "enable"
         if verb:
-            jobs.append(Job(name, verb, home, release))
+            jobs.append(Job(name, verb, home, release, instance.get("server")))
     return jobs
 
 
@@ -211,7 +213,7 @@ def _serve(job: Job, prove: Optional[Prove], progress: Progress) -> Union[str, R
             _stop(job, progress)
         since = time.time()
         if not _start(job, progress):
-            return explain(job.unit, since)
+            return explain(job.unit, since, job.server)
     did = FIRST_TOKEN
     question = releases.proof(job.home)
     if prove and question:
@@ -306,13 +308,13 @@ def take_down(units: Sequence[str]) -> None:
         systemctl(*words, "--", *units)
 
 
-def explain(unit: str, since: float) -> Refused:
+def explain(unit: str, since: float, server: Optional[str] = None) -> Refused:
     """Return why a unit did not come up, from its lines in the journal since that time, which may be those of several tries."""
     command = ["journalctl", "--unit", unit, f"--since=@{since:.6f}", "--lines", str(JOURNAL_LINES), "--output", "cat", "--no-pager"]
     journal = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
     found = re.search(r"@(.+)\.service", unit)
     instance = found.group(1) if found else unit
-    diagnosis = diagnose_journal(journal, instance, socket.gethostname())
+    diagnosis = diagnose_journal(journal, instance, server or socket.gethostname())
     last = "\n".join(f"    {line}" for line in journal.splitlines()[-SHOWN_LINES:])
     cause = diagnosis.cause
     if diagnosis.id == "unknown":  # what only the start program saw: memory that ran out, a limit, a frozen engine

@@ -34,6 +34,9 @@ options:
       release:
         description: The number of the release that has to be the current one. Without it the current one stays.
         type: int
+      server:
+        description: The name of this host in the inventory, for the commands that an error advises. Without it the host's own name.
+        type: str
   restart:
     description: Units among them whose files have changed.
     type: list
@@ -125,6 +128,7 @@ def main() -> None:
         "name": {"type": "str", "required": True},
         "home": {"type": "path", "required": True},
         "release": {"type": "int"},
+        "server": {"type": "str"},
     }
     module = AnsibleModule(
         argument_spec={

@@ -199,9 +199,9 @@ def test_a_release_that_goes_back_after_the_look_is_tried_again(home):
     seen = {HOME: releases.read(home), "/var/lib/vllm/other": releases.read(f"{home}/none")}
     releases.switch(home, 5)  # the job ends
     (job,) = unit_jobs(coder(), LAYOUT, {}, seen)
-    assert job == {"name": "coder", "home": HOME, "release": 6}
+    assert job == {"name": "coder", "home": HOME, "release": 6, "server": "gpu1"}
     (todo,) = work([{**job, "home": home}], [], {"vllm@coder.service": UP})
-    assert (todo.verb, todo.release) == ("switch", 6)
+    assert (todo.verb, todo.release, todo.server) == ("switch", 6, "gpu1")
     assert unit_jobs(coder(), LAYOUT, {"coder": 7}, seen)[0]["release"] == 7
     assert unit_jobs(coder(), LAYOUT, {}, {HOME: releases.read(f"{home}/none")})[0]["release"] is None  # a first release is in numbers
 

@@ -66,6 +66,15 @@ def test_the_error_names_what_the_start_program_saw(monkeypatch, journal, status
     assert words in str(units.explain(UNIT, 0.0))
 
 
+def test_a_command_that_is_advised_names_the_server_as_the_inventory_does(monkeypatch):
+    def run(command, **_):
+        said = "ModuleNotFoundError: No module named 'torch'\n" if command[0] == "journalctl" else ""
+        return subprocess.CompletedProcess(command, 0, said, "")
+
+    monkeypatch.setattr(units.subprocess, "run", run)
+    assert "build it again: ansible-playbook site.yml --limit gpu1.example" in str(units.explain(UNIT, 0.0, "gpu1.example"))
+
+
 # what ran, what is switched to, which have served, whether each of them starts; what runs in the end, and what is said
 BACK = [
     (6, 7, [5, 6], {7: False, 6: True}, 6, "release 7 does not start. Release 6 serves again."),
