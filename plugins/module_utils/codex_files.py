@@ -14,6 +14,7 @@ from typing import Any, Optional
 
 from .codex_catalogue import catalogue
 from .codex_config import STRICT, Wanted, at_least, config, enforced, key_file, profiles, wanted
+from .codex_judge import in_home, of_machine
 
 HOME = ".codex"
 MACHINE = "/etc/codex"
@@ -21,27 +22,6 @@ MODELS = f"{MACHINE}/ownmetal-models.json"
 ENVIRONMENT = "/etc/profile.d/ownmetal-codex.sh"
 MACHINE_FILES = ("config.toml", "requirements.toml", "managed_config.toml")
 CONFIG = "home/.codex/config.toml.j2"
-
-# Run as the user on the staged file, $2; its folder plays Codex's home. The links are for settings that name a file relative to the
-# home. What Codex says of a mistake is JSON or a line that begins with Error.
-VALIDATE = r"""
-cd "${2%/*}" || exit 1
-for file in ../*; do [ -e "${file##*/}" ] || ln -s "$file" .; done
-codex=$1
-case $codex in "~/"*) codex=$HOME/${codex#??} ;; esac
-command -v "$codex" >/dev/null || { echo "there is no $codex"; exit 1; }
-ask() { CODEX_HOME=$PWD "$codex" "$@" </dev/null 2>&1; }
-if [ "$3" = lenient ]; then
-  said=$(ask features list) && exit 0
-elif ask app-server --help | grep -q -e --print-startup-config; then
-  said=$(ask app-server --strict-config --print-startup-config) && exit 0
-else
-  said=$(ask app-server --strict-config) && exit 0
-fi
-echo "$said" | sed -n 's/.*"message":"failed to load configuration: /Error: /; s/"}}$//; s/^Error: //p' |
-  sed 's/^/Codex says: /; s/[^ ]*\.ownmetal-[^/]*\///' | head -n 3
-exit 1
-""".strip()
 
 
 @dataclass(frozen=True)
@@ -126,22 +106,24 @@ def user_entries(plan: Plan, user: str, seen: Mapping[str, Any]) -> list[dict[st
         {"dest": f"{home}/{key_file(plan.provider)}", "secret": True, **key},
     ]
     if plan.place == "user":
-        found += _merged(plan, user_config(user), _laid_over(config(plan.wanted), plan.extra), seen, home=home)
+        found += _merged(plan, user_config(user), _laid_over(config(plan.wanted), plan.extra), seen)
     for name, keys in profiles(plan.wanted).items():
         found += _merged(plan, f"{home}/{name}.config.toml", keys, seen)
     return found
 
 
-def _merged(plan: Plan, path: str, keys: Mapping[str, Any], seen: Mapping[str, Any], home: Optional[str] = None) -> list[dict[str, Any]]:
+def _merged(plan: Plan, path: str, keys: Mapping[str, Any], seen: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the entries that merge keys into a file, keep what it was, and note what was merged."""
     template = {"template": CONFIG, "vars": {"__codex_keys": keys}, "mode": "0600" if path.startswith("~") else "0644"}
     first = not seen.get(merged_path(path), {}).get("exists", False)
     guided = plan.wanted.guide is not None
     kind = "strict" if at_least(plan.wanted.version, STRICT) and not guided else "lenient"
-    validate = {"validate": ["/bin/sh", "-c", VALIDATE, "sh", plan.program, "%s", kind]} if home else {}
+    own_home = path.startswith("~")
+    validate = in_home(plan.program, kind) if own_home else of_machine(plan.program, kind, MACHINE, plan.users)
     original = {"original": before_path(path)} if first else {}
     notes = [merged_path(path), before_path(path)]
-    return [{**template, "dest": path, "merge": "toml", "notes": notes, **original, **validate}, {**template, "dest": merged_path(path)}]
+    merged = {**template, "dest": path, "merge": "toml", "notes": notes, "validate": validate, **original}
+    return [merged, {**template, "dest": merged_path(path)}]
 
 
 def _laid_over(keys: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:

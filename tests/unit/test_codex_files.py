@@ -1,11 +1,16 @@
 """Which files roles/codex makes, and how it takes them away."""
 
 import json
+import os
+import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils import codex_files as core
 from ansible_collections.ownmetal.codex.plugins.module_utils.codex_config import Choice, Wanted
+from ansible_collections.ownmetal.codex.plugins.module_utils.codex_judge import in_home, of_machine
 from ansible_collections.ownmetal.codex.plugins.module_utils.codex_look import ask_version
 
 CHOICES = [Choice("vllm", "m", "http://s/v1", 8192), Choice("vllm-8b", "n", "http://s/v1", 4096)]
@@ -148,6 +153,71 @@ def test_a_configuration_is_judged_by_the_codex_of_its_home(program, judged, tmp
     codex.chmod(0o755)
     staged.write_text("")
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(["sh", "-c", core.VALIDATE, "sh", program, str(staged), "lenient"], env=environment, check=False)
+    done = subprocess.run([word.replace("%s", str(staged)) for word in in_home(program, "lenient")], env=environment, check=False)
     assert (done.returncode == 0) is judged
     assert (tmp_path / "asked").exists() is judged
+
+
+@pytest.mark.parametrize("asked", [plan(), plan(place="machine"), plan(enforce=True), plan("0.94.0", place="machine", enforce=True)])
+def test_codex_judges_every_file_that_it_will_read(asked):
+    merged = [entry for entry in entries(asked, {}) if entry.get("merge")]
+    assert len(merged) >= 2
+    assert [entry["dest"] for entry in merged if "validate" not in entry] == []
+
+
+@pytest.fixture
+def codex():
+    """A Codex that fails where what it reads has the word wrong, and says what it sees; others than root may run it."""
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    folder.chmod(0o755)
+    (folder / "etc").mkdir()
+    program = folder / "codex"
+    reads = f"{folder}/etc/config.toml {folder}/etc/managed_config.toml $CODEX_HOME/config.toml"
+    program.write_text(f"""#!/bin/sh
+id -un >{folder}/said; echo "$@" >>{folder}/said; cat {reads} {folder}/etc/models.json 2>/dev/null >>{folder}/said
+! grep -qs wrong {reads} || {{ echo "Error: it is wrong"; exit 1; }}
+""")
+    program.chmod(0o755)
+    (folder / "said").touch(0o666)
+    (folder / "said").chmod(0o666)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def judged(command, staged, **environment):
+    environment = {"PATH": os.environ["PATH"], "HOME": str(staged.parent), **environment}
+    words = [word.replace("%s", str(staged)) for word in command]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user, and mount")
+@pytest.mark.parametrize("users", [["nobody"], []])
+@pytest.mark.parametrize("name", ["config.toml", "managed_config.toml"])
+def test_a_file_of_the_machine_is_judged_in_its_place_beside_what_comes_with_it(codex, name, users):
+    # the release of before took these, and the one that judges does not
+    (codex / "etc/config.toml").write_text("wrong = 1\n")
+    (codex / "etc/managed_config.toml").write_text("wrong = 1\n")
+    staged = codex / "etc/.ownmetal-1" / name
+    staged.parent.mkdir(mode=0o700)
+    staged.with_name("models.json").write_text("new models\n")
+    places = "".join(f"{codex}/etc/{file}\t{staged.with_name(file)}\n" for file in (name, "models.json"))
+    for text, right in (("right = 1\n", True), ("wrong = 1\n", False)):
+        staged.write_text(text)
+        found, said = judged(of_machine(f"{codex}/codex", "lenient", f"{codex}/etc", users), staged, OWNMETAL_STAGED=places)
+        assert (found, said) == (right, "" if right else "Codex says: it is wrong\n")
+        assert (codex / "said").read_text() == f"{(users or ['root'])[0]}\nfeatures list\n{text}new models\n"
+    assert (codex / "etc/config.toml").read_text() == "wrong = 1\n"
+    assert list(Path("/var/tmp").glob("ownmetal-codex*")) == []
+
+
+@pytest.mark.parametrize(("text", "right"), [("right = 1\n", True), ("wrong = 1\n", False)])
+def test_a_profile_is_judged_by_itself(codex, text, right):
+    (codex / "home").mkdir()
+    (codex / "home/config.toml").write_text("wrong = 1\n")
+    staged = codex / "home/.ownmetal-1/fast.config.toml"
+    staged.parent.mkdir()
+    staged.write_text(text)
+    assert judged(in_home(f"{codex}/codex", "lenient"), staged)[0] is right
+    # the provider that it names is in another file
+    assert (codex / "said").read_text().split("\n")[1:] == ["features list -c model_provider=openai", text.strip(), ""]
