@@ -269,7 +269,11 @@ def _retired(wanted: Wanted) -> Iterator[dict[str, Any]]:
     if at_least(version, RESERVES):
         for name in RESERVED:
             why = f"Codex {version} keeps the name {name} for itself: this provider is now {name}-own"
-            yield {"path": ["model_providers", name], "to": ["model_providers", f"{name}-own"], "why": why}
+            own = ["model_providers", name]
+            if has_key(version, "profiles"):
+                path = ["profiles", "*", "model_provider"]
+                yield {"path": path, "only": name, "becomes": f"{name}-own", "beside": own, "why": why}
+            yield {"path": own, "to": ["model_providers", f"{name}-own"], "why": why}
     if wire_api(version) == "responses":
         yield {
             "path": ["model_providers", "*", "wire_api"],

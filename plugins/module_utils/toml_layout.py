@@ -9,6 +9,7 @@ Written for ``toml_merge``, which also checks the outcome.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -17,6 +18,7 @@ import tomlkit
 Path = tuple[str, ...]
 COMMENTED = "#ownmetal# "  # before each line that was turned into a comment, to come back some day
 REASON = "#ownmetal: "  # before the line that says why
+NOTED = "#ownmetal= "  # before a key and its value, which stood in the braces of the line below
 
 _STRING = re.compile(
     r'"""(?:[^\\]|\\.)*?"""(?:"{0,2})'  # a multi-line string may end in two quotes of its own
@@ -99,11 +101,14 @@ class Layout:
                 return layout
             layout = layout._without(found[-1])
 
-    def comment(self, path: Path, why: str) -> Layout:
+    def comment(self, path: Path, why: str, notes: Sequence[str]) -> Layout:
         """Turn the lines of the key or the table at ``path`` into comments, below a line that says ``why``.
 
-        What stands inside braces has no line of its own, and is deleted.
+        What stands inside braces has no line of its own: it is deleted, and ``notes`` say above that line what it was.
         """
+        within = [entry for entry in self.entries if entry.path[: len(path)] == path]
+        if within and all(entry.inline for entry in within):
+            return self.note(path, why, notes).delete(path)
         text, lines = self.text, set()
         for entry in self.entries:
             if entry.path[: len(path)] == path and not entry.inline:
@@ -115,6 +120,14 @@ class Layout:
             reason = f"{REASON}{why}{self._eol}" if at == min(lines) else ""
             text = f"{text[:at]}{reason}{COMMENTED}{text[at:]}"
         return Layout(text).delete(path)
+
+    def note(self, path: Path, why: str, notes: Sequence[str]) -> Layout:
+        """Write above the line of ``path`` what stands, or stood, there, below a line that says ``why``."""
+        first = next(entry for entry in self.entries if entry.path[: len(path)] == path)
+        line = next(entry for entry in self.entries if not entry.inline and entry.start <= first.start and first.end <= entry.end)
+        at = self._line_start(line.start)
+        said = (f"{REASON}{why}", *(f"{NOTED}{text}" for text in notes))
+        return self._splice(at, at, "".join(f"{text}{self._eol}" for text in said))
 
     # -- finding ---------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ A managed text may hold two instructions, which are never written:
 
 - ``ownmetal_absent``, an array of paths (arrays of keys): keys that must not stand beside the managed ones.
 - ``ownmetal_retired``, an array of tables: keys that their reader does not take (``path``, where ``*`` is any key; ``only`` with
-  this value) become comments below a line that says ``why``, and what stood there is written at ``to`` where that is given.
+  this value) become comments below a line that says ``why``, and what stood there is written at ``to`` where that is given. With
+  ``becomes`` the key stays, with that value; ``beside`` is a path without which nothing of this is done.
   Merging again, or taking the managed keys out, brings them back first.
 """
 
@@ -26,8 +27,9 @@ import tomlkit
 from tomlkit.exceptions import ConvertError, ParseError, TOMLKitError
 
 from .errors import Refused
-from .toml_layout import COMMENTED, REASON, Layout, Path
+from .toml_layout import COMMENTED, NOTED, REASON, Layout, Path
 
+BECAME = " -> "  # in a note, between what a key was and what it is now
 ABSENT = "ownmetal_absent"
 RETIRED = "ownmetal_retired"
 
@@ -141,9 +143,16 @@ def _retire(text: str, retired: list[dict[str, Any]], wanted: dict[str, Any], wh
             value = _get(data, path)
             if _get(wanted, path) is not _MISSING or ("only" in row and not _same(value, row["only"])):
                 continue
-            right = _with(data, path, _MISSING)
+            if "beside" in row and _get(data, tuple(row["beside"])) is _MISSING:
+                continue
+            right = _with(data, path, row.get("becomes", _MISSING))
             bom = _BOM if text.startswith(_BOM) else ""
-            layout = Layout(text[len(bom) :]).comment(path, row["why"])
+            layout = Layout(text[len(bom) :])
+            if "becomes" in row:
+                note = _pair(path, value) + BECAME + _literal(row["becomes"])
+                layout = layout.set(path, _literal(row["becomes"]), present=True).note(path, row["why"], [note])
+            else:
+                layout = layout.comment(path, row["why"], [_pair(*leaf) for leaf in _leaves_of(value, path)])
             if not _same(_pruned(_parse(layout.text, where)), _pruned(right)):
                 raise _unsafe(where, [path])
             moved = [] if "to" not in row else [(tuple(row["to"]) + leaf, value) for leaf, value in _leaves_of(value, ())]
@@ -154,16 +163,33 @@ def _retire(text: str, retired: list[dict[str, Any]], wanted: dict[str, Any], wh
 
 def _restore(text: str, where: str) -> str:
     """Return ``text`` with what was retired as it was; as it is where the user has written such a key anew since."""
-    if COMMENTED not in text:
+    if COMMENTED not in text and NOTED not in text:
         return text
     bom = _BOM if text.startswith(_BOM) else ""
-    lines = io.StringIO(text[len(bom) :], newline="\n")
-    restored = bom + "".join(line.removeprefix(COMMENTED) for line in lines if not line.startswith(REASON))
+    lines = list(io.StringIO(text[len(bom) :], newline="\n"))
+    restored = bom + "".join(line.removeprefix(COMMENTED) for line in lines if not line.startswith((REASON, NOTED)))
     try:
-        _parse(restored, where)
+        data = _parse(restored, where)
+        for line in lines:
+            if line.startswith(NOTED):
+                edits = list(_noted(line.removeprefix(NOTED), data, where))
+                restored, data = _edit(restored, data, edits, where), _apply(data, edits)
     except Refused:
         return text
     return restored
+
+
+def _noted(line: str, data: dict[str, Any], where: str) -> Iterator[Edit]:
+    """Yield the edits that bring back what a note says, where the user has not written that key anew since."""
+    now = _MISSING
+    try:
+        was = _parse(line, where)
+    except Refused:
+        before, _became, after = line.rpartition(BECAME)
+        was, now = _parse(before, where), _parse(f"x = {after}", where)["x"]
+    for path, value in _leaves(was):
+        if _same(_get(data, path), now):
+            yield path, value
 
 
 def _unmoved(text: str, retired: list[dict[str, Any]], where: str) -> str:
@@ -310,6 +336,11 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, list):
         return len(one) == len(other) and all(map(_same, one, other))
     return bool(one == other) or (isinstance(one, float) and math.isnan(one) and math.isnan(other))
+
+
+def _pair(path: Path, value: Any) -> str:
+    """Return a key of the document's root with its value."""
+    return f"{Layout.key(path)} = {_literal(value)}"
 
 
 def _literal(value: Any) -> str:

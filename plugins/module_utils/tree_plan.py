@@ -174,7 +174,7 @@ def _text(content: Optional[str]) -> str:
 def _without_secret(line: str) -> str:
     """Return a changed line of a merged file without its value, where that is somebody's, or may be a secret."""
     key, equals, _value = line.partition("=")
-    theirs = line.startswith(("-", "+#ownmetal#")) and not line.startswith("---")
+    theirs = line.startswith(("-", "+#ownmetal#", "+#ownmetal=")) and not line.startswith("---")
     if equals and (theirs or SECRET_KEY.search(line)):
         return f"{key}= (not shown)"
     return "- (not shown)" if line.startswith("-") and theirs and not equals and not re.match(r"-\s*(\[|#|$)", line) else line

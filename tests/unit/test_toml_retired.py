@@ -32,6 +32,7 @@ max_threads = 2
 
 [profiles.fast]
 model = "small"
+model_provider = "ollama" # at home
 [tui]
 theme = "dark"
 """
@@ -50,9 +51,10 @@ MIGRATED = [
     ], ['profile = "fast"  # the one I use']),
     ("0.107.0", ["[profiles.fast]", '#ownmetal# wire_api = "chat"', "[model_providers.ollama]", "#ownmetal# enabled = false"], []),
     ("0.130.0", [
+        '#ownmetal= profiles.fast.model_provider = "ollama" -> "ollama-own"', 'model_provider = "ollama-own" # at home',
         '#ownmetal# profile = "fast"  # the one I use', "[profiles.fast]", "[model_providers.ollama-own]",
         "#ownmetal# [model_providers.ollama]",
-    ], ["[model_providers.ollama]"]),
+    ], ["[model_providers.ollama]", 'model_provider = "ollama" # at home']),
     ("0.169.0", [
         '#ownmetal# profile = "fast"  # the one I use',
         "#ownmetal: no key of Codex 0.169.0; instead: codex -p NAME, which reads ~/.codex/NAME.config.toml",
@@ -66,6 +68,55 @@ def test_what_a_version_does_not_take(version, there, gone):
     lines = merge_toml(OWN, managed(version)).splitlines()
     assert [line for line in there if line not in lines] == []
     assert [line for line in gone if line in lines] == []
+
+
+IN_BRACES = """\
+# mine
+features = { streamable_shell = true, "my own" = [1, "a -> b"] } # kept
+model_providers = { ollama = { name = "Ollama", base_url = "u", http_headers = { "x y" = "1" } }, lab = { wire_api = "chat" } }
+profiles = { fast = { model_provider = "ollama", model = "small" }, slow = { model_provider = "lab" } }
+custom = { a = 1 }
+"""
+# version, lines that are there, what the file says then
+BRACES = [
+    ("0.94.0", ["#ownmetal= features.streamable_shell = true"], {"features": {"my own": [1, "a -> b"]}}),
+    ("0.130.0", [
+        "#ownmetal= features.streamable_shell = true", '#ownmetal= model_providers.lab.wire_api = "chat"',
+        '#ownmetal= model_providers.ollama.http_headers."x y" = "1"',
+        '#ownmetal= profiles.fast.model_provider = "ollama" -> "ollama-own"',
+        "#ownmetal: Codex 0.130.0 keeps the name ollama for itself: this provider is now ollama-own",
+    ], {"profiles": {"fast": {"model_provider": "ollama-own", "model": "small"}, "slow": {"model_provider": "lab"}}}),
+    ("0.169.0", ["#ownmetal# " + IN_BRACES.splitlines()[3]], {"custom": {"a": 1}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [str, lambda text: text.replace("\n", "\r\n")], ids=["as it is", "Windows line ends"])
+@pytest.mark.parametrize(("version", "there", "holds"), BRACES, ids=[row[0] for row in BRACES])
+def test_what_stood_in_braces_is_noted_and_comes_back(version, there, holds, shape):
+    own = shape(IN_BRACES)
+    merged = merge_toml(own, managed(version))
+    assert [line for line in there if line not in merged.splitlines()] == []
+    found = data(merged)
+    for key, value in holds.items():
+        assert value.items() <= found[key].items()
+    assert merge_toml(merged, managed(version)) == merged
+    # at another version, and beside what was written since
+    older = merge_toml(merged, managed("0.63.0"), "", managed(version), own)
+    assert full(data(older)) == full(data(merge_toml(own, managed("0.63.0"))))
+    since = merged + shape('[since]\nnote = "mine"\n')
+    assert data(unmerge_toml(since, managed(version), own)) == {**data(own), "since": {"note": "mine"}}
+
+
+def test_what_the_user_wrote_since_into_braces_stays():
+    merged = merge_toml(IN_BRACES, managed("0.130.0")).replace('model_provider = "ollama-own"', 'model_provider = "mine"')
+    again = merge_toml(merged, managed("0.130.0"))
+    assert data(again)["profiles"]["fast"]["model_provider"] == "mine"
+    assert data(unmerge_toml(again, managed("0.130.0"), IN_BRACES))["profiles"]["fast"]["model_provider"] == "mine"
+
+
+def test_a_profile_that_means_the_provider_of_codex_itself_is_left():
+    own = '[profiles.fast]\nmodel_provider = "ollama"\n'
+    assert own in merge_toml(own, managed("0.130.0"))
 
 
 def test_an_old_provider_is_kept_and_is_no_longer_the_default():
