@@ -168,13 +168,32 @@ def _gateway(settings: Mapping[str, Any]) -> Iterator[Refused]:
         key = user.get("gateway_key")
         if key is not None and key not in known:
             yield Refused(f"codex_users {user.get('name')}: gateway_key", f"gateway_keys has no {key}.", nearest(str(key), known, have))
+        else:
+            yield from _allowed(settings, f"codex_users {user.get('name')}: gateway_key", key or settings["gateway_key"])
     key = settings["gateway_key"]
+    if key and not named:
+        yield from _allowed(settings, "codex_gateway_key", key)
     if key and key not in known and key not in [user.get("gateway_key") for user in named]:
         yield Refused("codex_gateway_key", f"gateway_keys has no {key}.", nearest(str(key), known, have))
     elif not key:
         why = f"is empty, and Codex of {settings['host']} asks the gateway {settings['gateway']} with a key of its own."
         instead = f"Write codex_gateway_key: {known[0]}" if known else "Write TEAM/NAME of an entry of gateway_keys; there is none yet."
         yield Refused("codex_gateway_key", why, instead)
+
+
+def _allowed(settings: Mapping[str, Any], where: str, key: str) -> Iterator[Refused]:
+    """Yield which of the models a key of the gateway may not use."""
+    entry = next((one for one in settings["gateway_keys"] if f"{one.get('team')}/{one.get('name')}" == key), {})
+    models = entry.get("models")
+    if not isinstance(models, list):
+        return
+    wanted = {"codex_model": settings["model"]}
+    wanted.update((f"codex_profiles {profile.get('name')}", str(profile.get("model", ""))) for profile in settings["profiles"])
+    for variable, model in wanted.items():
+        if model and model not in models:
+            why = f"{key} may use {', '.join(models) or 'no model'} alone (its models in gateway_keys), and {variable} asks for {model}."
+            instead = f"Write models: [{', '.join([*models, model])}] for {key} in gateway_keys, or another model."
+            yield Refused(where, why, instead)
 
 
 def _model(settings: Mapping[str, Any], variable: str, model: str) -> Iterator[Refused]:

@@ -40,6 +40,10 @@ GOOD = {
 KEYS = [{"team": "red", "name": "anna"}, {"team": "blue", "name": "gone", "state": "absent"}]
 GATEWAY = {"gateway": "gw1", "gateway_key": "red/anna", "gateway_keys": KEYS, "own_key": False}
 
+# red/ben may use one model
+LIMITED = {**GATEWAY, "gateway_keys": [*KEYS, {"team": "red", "name": "ben", "models": ["micro"]}], "gateway_key": "red/ben"}
+
+
 ARCHIVE = {"source": "archive", "archive": "/srv/codex.tar.gz", "sha256": "ab" * 32}
 
 REFUSED = [
@@ -89,6 +93,20 @@ REFUSED = [
         {"instances": [{**INSTANCE, "server": "elsewhere"}]},
         "codex_api_key: is not set, and elsewhere, which serves micro, is in no inventory to have it from. Write the key of that server",
     ),
+    (
+        {**LIMITED, "model": "small"},
+        "codex_users dev: gateway_key: red/ben may use micro alone (its models in gateway_keys), and codex_model asks for small. "
+        "Write models: [micro, small] for red/ben in gateway_keys",
+    ),
+    (
+        {
+            **LIMITED,
+            "gateway_key": "red/anna",
+            "profiles": [{"name": "vllm-8b", "model": "small"}],
+            "users": [{"name": "ann"}, {"name": "ben", "gateway_key": "red/ben"}],
+        },
+        "codex_users ben: gateway_key: red/ben may use micro alone (its models in gateway_keys), and codex_profiles vllm-8b asks for small.",
+    ),
     # the default of codex_gateway_key is the first user's: said once
     ({**GATEWAY, "users": [{"name": "ann", "gateway_key": "red/ana"}], "gateway_key": "red/ana"}, "codex_users ann: gateway_key: "),
 ]
@@ -117,6 +135,9 @@ ACCEPTED = [
     {"model_options": {"temperature": 1}, "dialect": "guide"},
     {"version": "0.170.0-alpha.1", "install": False},
     {"instances": [{**INSTANCE, "host": "127.0.0.1", "server": "dev1"}]},
+    LIMITED,
+    {**LIMITED, "model": "small", "users": [{"name": "ann", "gateway_key": "red/anna"}]},
+    {**LIMITED, "model": "small", "own_key": True},
     {"instances": [{**INSTANCE, "name": "a", "served_model_name": ["a"], "max_model_len": None}, INSTANCE]},
 ]
 
