@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
-from . import compatibility
+from . import codex_features, compatibility
 from .catalogue import is_local
 from .codex_config import RESERVED, at_least
 from .codex_release import SPACE, TRIPLES, archive_problems
@@ -108,6 +108,7 @@ def version_problems(version: Optional[str], settings: Mapping[str, Any]) -> Ite
     elif known.chat == "broken":
         why = "cannot join the pieces in which a server sends a tool call."
         yield Refused(f"Codex {version} on {host}", why, "Install 0.66.0 or newer, or remove codex_install: false.")
+    yield from codex_features.problems(settings["features"], version, settings["dialect"] == "guide")
     places = {"codex_place: machine": settings["place"] == "machine", "codex_enforce": settings["enforce"]}
     for where in [name for name, asked in places.items() if asked and not at_least(version, MACHINE_WIDE)]:
         yield Refused(where, f"Codex {version} on {host} reads nothing in /etc/codex.", "Remove it, or install 0.80.0 or newer.")

@@ -35,6 +35,7 @@ GOOD = {
     "model_options": {},
     "http_headers": {},
     "extra": {},
+    "features": {},
 }
 
 KEYS = [{"team": "red", "name": "anna"}, {"team": "blue", "name": "gone", "state": "absent"}]
@@ -107,6 +108,12 @@ REFUSED = [
         },
         "codex_users ben: gateway_key: red/ben may use micro alone (its models in gateway_keys), and codex_profiles vllm-8b asks for small.",
     ),
+    ({"features": {"goal": True}}, "codex_features goal: is no feature of any Codex that is known. Did you mean goals?"),
+    (
+        {**ARCHIVE, "version": "0.94.0", "features": {"goals": True}},
+        "codex_features goals: Codex 0.94.0 has no such feature. Remove it. Or, where you know",
+    ),
+    ({"features": {"streamable_shell": True}}, "codex_features streamable_shell: Codex 0.169.0 has no such feature."),
     # the default of codex_gateway_key is the first user's: said once
     ({**GATEWAY, "users": [{"name": "ann", "gateway_key": "red/ana"}], "gateway_key": "red/ana"}, "codex_users ann: gateway_key: "),
 ]
@@ -138,6 +145,11 @@ ACCEPTED = [
     LIMITED,
     {**LIMITED, "model": "small", "users": [{"name": "ann", "gateway_key": "red/anna"}]},
     {**LIMITED, "model": "small", "own_key": True},
+    {"features": {"goals": True, "apps": False, "multi_agent": False}},
+    {"features": {"brand_new": True}, "version": "0.170.0", **ARCHIVE},
+    {"features": {"streamable_shell": True}, "dialect": "guide"},
+    {**ARCHIVE, "version": "0.150.0", "features": {"view_image": True}},
+    {**ARCHIVE, "version": "0.94.0", "features": {"goals": False}},
     {"instances": [{**INSTANCE, "name": "a", "served_model_name": ["a"], "max_model_len": None}, INSTANCE]},
 ]
 
