@@ -21,6 +21,11 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p", "max_tokens", "max_output_
 USER = re.compile(r"[a-z_][a-z0-9_.-]*\$?")
 PROVIDER = re.compile(r"[A-Za-z0-9_-]+")
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+# a key below which a secret stands, and those below which the name of a variable stands
+SECRET = re.compile(
+    r"token(?!_limit)|secret|passw|authorization|bearer|credential|(api|access|private)[_-]?key|(^|[_-])(key|pat|pwd)$", re.I
+)
+NAMES_VARIABLES = ("bearer_token_env_var", "env_http_headers", "env_key", "env_vars")
 VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:-[\w.]+)?")
 
 
@@ -38,6 +43,7 @@ def problems(settings: Mapping[str, Any]) -> list[Refused]:
         *_model(settings, "codex_model", settings["model"]),
         *_profiles(settings),
         *_secrets(settings),
+        *_readable_secrets(settings),
         *_gateway(settings),
     ]
     return list({str(refused): refused for refused in found}.values())  # two models of one instance: said once
@@ -151,6 +157,32 @@ def _secrets(settings: Mapping[str, Any]) -> Iterator[Refused]:
             why = "is no key of Codex, which sends no sampling parameter."
             instead = f"Write it for the server: vllm_instances: args: override-generation-config: {{{name}: {settings['extra'][name]}}}."
             yield Refused(f"codex_extra_config: {name}", why, instead)
+
+
+def _readable_secrets(settings: Mapping[str, Any]) -> Iterator[Refused]:
+    """Yield secrets that would stand in the machine's file, which everyone reads."""
+    if settings["place"] != "machine":
+        return
+    for variable, table in (("codex_mcp_servers", settings["mcp_servers"]), ("codex_extra_config", settings["extra"])):
+        for path in _secret_paths(table, ()):
+            instead = {
+                "env": f"Write env_vars: [{path[-1]}], and put the variable into each user's environment,",
+                "http_headers": f"Write env_http_headers: {{{path[-1]}: VARIABLE}}, and put the variable into each user's environment,",
+            }.get(path[-2] if len(path) > 1 else "", "Write the name of a variable (env_key, bearer_token_env_var),")
+            why = (
+                "sounds like a secret, and codex_place: machine writes it into /etc/codex/config.toml, which everyone on the machine reads."
+            )
+            yield Refused(f"{variable}: {'.'.join(path)}", why, f"{instead} or remove codex_place: a user's own file has mode 0600.")
+
+
+def _secret_paths(table: Any, above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for key, value in table.items() if isinstance(table, Mapping) else ():
+        path = (*above, str(key))
+        if key in NAMES_VARIABLES:
+            continue
+        if isinstance(value, str) and value and SECRET.search(str(key)):
+            yield path
+        yield from _secret_paths(value, path)
 
 
 def _gateway(settings: Mapping[str, Any]) -> Iterator[Refused]:

@@ -36,6 +36,7 @@ GOOD = {
     "http_headers": {},
     "extra": {},
     "features": {},
+    "mcp_servers": {},
 }
 
 KEYS = [{"team": "red", "name": "anna"}, {"team": "blue", "name": "gone", "state": "absent"}]
@@ -43,6 +44,10 @@ GATEWAY = {"gateway": "gw1", "gateway_key": "red/anna", "gateway_keys": KEYS, "o
 
 # red/ben may use one model
 LIMITED = {**GATEWAY, "gateway_keys": [*KEYS, {"team": "red", "name": "ben", "models": ["micro"]}], "gateway_key": "red/ben"}
+
+
+def mcp(**server):
+    return {"place": "machine", "mcp_servers": {"git": server}}
 
 
 ARCHIVE = {"source": "archive", "archive": "/srv/codex.tar.gz", "sha256": "ab" * 32}
@@ -114,6 +119,17 @@ REFUSED = [
         "codex_features goals: Codex 0.94.0 has no such feature. Remove it. Or, where you know",
     ),
     ({"features": {"streamable_shell": True}}, "codex_features streamable_shell: Codex 0.169.0 has no such feature."),
+    (
+        mcp(command="m", env={"GITHUB_TOKEN": "ghp"}),
+        "codex_mcp_servers: git.env.GITHUB_TOKEN: sounds like a secret, and codex_place: machine writes it into /etc/codex/config.toml, which "
+        "everyone on the machine reads. Write env_vars: [GITHUB_TOKEN], and put",
+    ),
+    (mcp(command="m", env={"OPENAI_KEY": "sk"}), "Write env_vars: [OPENAI_KEY]"),
+    (mcp(url="u", http_headers={"Authorization": "Bearer x"}), "Write env_http_headers: {Authorization: VARIABLE}"),
+    (
+        {"place": "machine", "extra": {"model_providers": {"lab": {"experimental_bearer_token": "x"}}}},
+        "codex_extra_config: model_providers.lab.experimental_bearer_token: sounds like a secret",
+    ),
     # the default of codex_gateway_key is the first user's: said once
     ({**GATEWAY, "users": [{"name": "ann", "gateway_key": "red/ana"}], "gateway_key": "red/ana"}, "codex_users ann: gateway_key: "),
 ]
@@ -150,6 +166,9 @@ ACCEPTED = [
     {"features": {"streamable_shell": True}, "dialect": "guide"},
     {**ARCHIVE, "version": "0.150.0", "features": {"view_image": True}},
     {**ARCHIVE, "version": "0.94.0", "features": {"goals": False}},
+    mcp(command="m", env={"LOG_LEVEL": "debug"}, env_vars=["GITHUB_TOKEN"], tool_output_token_limit="x"),
+    mcp(url="u", bearer_token_env_var="TOKEN", env_http_headers={"Authorization": "A"}),
+    {**mcp(command="m", env={"GITHUB_TOKEN": "ghp"}), "place": "user"},
     {"instances": [{**INSTANCE, "name": "a", "served_model_name": ["a"], "max_model_len": None}, INSTANCE]},
 ]
 
