@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.ownmetal.codex.plugins.module_utils import codex_files, codex_release
+from ansible_collections.ownmetal.codex.plugins.module_utils import codex_files, codex_release, gateway_state
 from ansible_collections.ownmetal.codex.plugins.module_utils import codex_settings as core
+from ansible_collections.ownmetal.codex.plugins.module_utils.api_key import PLACEHOLDER, read_or_make
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 
 try:
@@ -42,6 +43,21 @@ def urls(instances: Sequence[Mapping[str, Any]], models: Sequence[str]) -> list[
     """Return the base URLs that serve the models, each once."""
     found = [core.serving(instances, model) for model in models]
     return list(dict.fromkeys(instance["base_url"] for instance in found if instance))
+
+
+def server_keys(hostvars: Mapping[str, Any], instances: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return a number by server of the inventory, the same for the same key; a key is not made for it."""
+    known = {str(one["server"]): hostvars[one["server"]] for one in instances if one["server"] in hostvars}
+    return core.numbered({server: gateway_state.server_key(variables, False, _key_or_path) for server, variables in known.items()})
+
+
+def _key_or_path(path: str, make: bool) -> str:
+    """Return the key in a file; of one that is not there yet, or cannot be read, where it is."""
+    try:
+        key = read_or_make(path, make)
+    except Refused:
+        return path
+    return path if key == PLACEHOLDER else key
 
 
 def _places(users: Sequence[Mapping[str, Any]], profiles: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -98,6 +114,7 @@ class FilterModule:
             "codex_version_problems": version_problems,
             "codex_serving": serving,
             "codex_urls": urls,
+            "codex_server_keys": server_keys,
             "codex_kept_paths": kept_paths,
             "codex_machine_files": machine_files,
             "codex_user_files": user_files,

@@ -33,7 +33,8 @@ def problems(settings: Mapping[str, Any]) -> list[Refused]:
     """Return what is wrong with the inventory, all of it, so that it is mended in one go.
 
     ``settings``: the role's variables without their prefix, locked_version, instances (a catalogue), servers_group, gateway (a host
-    or empty), gateway_keys, own_key (no entry of those), inventory_hosts (names) and host (the inventory name of the developer machine).
+    or empty), gateway_keys, own_key (no entry of those), server_keys (by server, which key it has: the same for the same key),
+    inventory_hosts (names) and host (the inventory name of the developer machine).
     """
     found = [
         *_users(settings),
@@ -45,6 +46,7 @@ def problems(settings: Mapping[str, Any]) -> list[Refused]:
         *_secrets(settings),
         *_readable_secrets(settings),
         *_gateway(settings),
+        *_server_keys(settings),
     ]
     return list({str(refused): refused for refused in found}.values())  # two models of one instance: said once
 
@@ -183,6 +185,30 @@ def _secret_paths(table: Any, above: tuple[str, ...]) -> Iterator[tuple[str, ...
         if isinstance(value, str) and value and SECRET.search(str(key)):
             yield path
         yield from _secret_paths(value, path)
+
+
+def _server_keys(settings: Mapping[str, Any]) -> Iterator[Refused]:
+    """Yield which models are on a server that has another key: Codex has one, that of the server of codex_model."""
+    if settings.get("gateway") or settings.get("own_key"):
+        return
+    keys = settings["server_keys"]
+    first = serving(settings["instances"], settings["model"])
+    for profile in settings["profiles"]:
+        other = serving(settings["instances"], str(profile.get("model", "")))
+        if first is None or other is None or keys.get(first["server"]) == keys.get(other["server"]):
+            continue
+        why = f"{profile['model']} is served by {other['server']}, whose key is another than that of {first['server']}, and Codex is given one."
+        instead = (
+            f"Give both servers one key (the same vllm_api_key_file), or put a gateway before them (the group gateways), "
+            "or take this profile out."
+        )
+        yield Refused(f"codex_profiles {profile.get('name')}: model", why, instead)
+
+
+def numbered(keys: Mapping[str, str]) -> dict[str, int]:
+    """Return a number in place of each key, the same for the same."""
+    known = list(dict.fromkeys(keys.values()))
+    return {server: known.index(key) for server, key in keys.items()}
 
 
 def _gateway(settings: Mapping[str, Any]) -> Iterator[Refused]:

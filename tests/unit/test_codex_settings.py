@@ -37,6 +37,7 @@ GOOD = {
     "extra": {},
     "features": {},
     "mcp_servers": {},
+    "server_keys": {"server1": 0, "server2": 1, "server3": 0},
 }
 
 KEYS = [{"team": "red", "name": "anna"}, {"team": "blue", "name": "gone", "state": "absent"}]
@@ -44,6 +45,9 @@ GATEWAY = {"gateway": "gw1", "gateway_key": "red/anna", "gateway_keys": KEYS, "o
 
 # red/ben may use one model
 LIMITED = {**GATEWAY, "gateway_keys": [*KEYS, {"team": "red", "name": "ben", "models": ["micro"]}], "gateway_key": "red/ben"}
+# two servers without a gateway
+SERVERS = {"instances": [INSTANCE, *({**INSTANCE, "name": f"n{n}", "served_model_name": [f"large{n}"], "server": f"server{n}"} for n in (2, 3))],
+           "inventory_hosts": ["server1", "server2", "server3", "dev1"]}  # fmt: skip
 
 
 def mcp(**server):
@@ -113,6 +117,10 @@ REFUSED = [
         },
         "codex_users ben: gateway_key: red/ben may use micro alone (its models in gateway_keys), and codex_profiles vllm-8b asks for small.",
     ),
+    (
+        {**SERVERS, "profiles": [{"name": "vllm-8b", "model": "large2"}]},
+        "codex_profiles vllm-8b: model: large2 is served by server2, whose key is another than that of server1, and Codex is given one. Give",
+    ),
     ({"features": {"goal": True}}, "codex_features goal: is no feature of any Codex that is known. Did you mean goals?"),
     (
         {**ARCHIVE, "version": "0.94.0", "features": {"goals": True}},
@@ -161,6 +169,9 @@ ACCEPTED = [
     LIMITED,
     {**LIMITED, "model": "small", "users": [{"name": "ann", "gateway_key": "red/anna"}]},
     {**LIMITED, "model": "small", "own_key": True},
+    {**SERVERS, "profiles": [{"name": "vllm-8b", "model": "large3"}]},
+    {**SERVERS, "profiles": [{"name": "vllm-8b", "model": "large2"}], "own_key": True},
+    {**SERVERS, **GATEWAY, "profiles": [{"name": "vllm-8b", "model": "large2"}], "inventory_hosts": ["gw1"]},
     {"features": {"goals": True, "apps": False, "multi_agent": False}},
     {"features": {"brand_new": True}, "version": "0.170.0", **ARCHIVE},
     {"features": {"streamable_shell": True}, "dialect": "guide"},
