@@ -60,13 +60,12 @@ def _key_or_path(path: str, make: bool) -> str:
     return path if key == PLACEHOLDER else key
 
 
-def _places(users: Sequence[Mapping[str, Any]], profiles: Sequence[Mapping[str, Any]]) -> list[str]:
-    return codex_files.merge_places([user["name"] for user in users], [profile["name"] for profile in profiles])
-
-
 def kept_paths(users: Sequence[Mapping[str, Any]], profiles: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the paths by which one sees what was merged already, and where there was a file before."""
-    return [beside(path) for path in _places(users, profiles) for beside in (codex_files.merged_path, codex_files.before_path)]
+    """Return the paths by which one sees what was merged already, where there was a file before, and which profiles there were."""
+    people, names = [user["name"] for user in users], [profile["name"] for profile in profiles]
+    places = codex_files.merge_places(people, names, {})
+    found = [beside(path) for path in places for beside in (codex_files.merged_path, codex_files.before_path)]
+    return found + [codex_files.noted_profiles(user) for user in people]
 
 
 def machine_files(given: Mapping[str, Any], seen: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -75,21 +74,23 @@ def machine_files(given: Mapping[str, Any], seen: Mapping[str, Any]) -> list[dic
 
 
 def user_files(given: Mapping[str, Any], seen: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the tree's entries of each user."""
+    """Return the tree's entries of each user, and of those who are taken out."""
     plan = codex_files.plan(given)
-    return [entry for user in plan.users for entry in codex_files.user_entries(plan, user, seen)]
+    found = [entry for user in plan.users for entry in codex_files.user_entries(plan, user, seen)]
+    return found + [entry for user in plan.gone for entry in codex_files.user_taken_back(user, plan.provider, [], {})]
+
+
+def left_over(given: Mapping[str, Any], seen: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the tree's entries that take back profiles that the inventory has no more; ``seen`` is what was observed of the kept paths."""
+    return codex_files.left_over(codex_files.plan(given), seen)
 
 
 def absent_files(
-    users: Sequence[Mapping[str, Any]],
-    profiles: Sequence[Mapping[str, Any]],
-    provider: str,
-    merged: Mapping[str, str],
-    seen: Mapping[str, Any],
+    users: Sequence[Mapping[str, Any]], profiles: Sequence[Mapping[str, Any]], provider: str, seen: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the tree's entries that uninstall; ``merged`` is, by path, what was merged; ``seen`` is what was observed."""
+    """Return the tree's entries that uninstall; ``seen`` is what was observed of the kept paths."""
     people, names = [user["name"] for user in users], [profile["name"] for profile in profiles]
-    return codex_files.absent_entries(people, provider, names, merged, seen)
+    return codex_files.absent_entries(people, provider, names, seen)
 
 
 def to_toml(data: Mapping[str, Any]) -> str:
@@ -118,6 +119,8 @@ class FilterModule:
             "codex_kept_paths": kept_paths,
             "codex_machine_files": machine_files,
             "codex_user_files": user_files,
+            "codex_left_over": left_over,
+            "codex_present": codex_files.present,
             "absent_codex_files": absent_files,
             "to_toml": to_toml,
         }

@@ -29,7 +29,7 @@ class Plan:
     """What the files are made from. ``place`` is user or machine.
 
     ``api_key`` is None where the key comes from elsewhere, ``api_keys`` are those of users who have one of their own; ``program`` judges
-    a configuration; ``extra`` is laid over the role's keys.
+    a configuration; ``extra`` is laid over the role's keys. ``gone`` are users from whom what is the role's is taken back.
     """
 
     users: Sequence[str]
@@ -44,17 +44,24 @@ class Plan:
     rust_log: str = ""
     ca_file: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    gone: Sequence[str] = ()
 
 
 def plan(given: Mapping[str, Any]) -> Plan:
     """Return what the role's variables ask for: those of :func:`.codex_config.wanted`, and users, program, enforce, ... of Plan."""
     return Plan(
-        users=[user["name"] for user in given["users"]],
+        users=[user["name"] for user in present(given["users"])],
+        gone=[user["name"] for user in given["users"] if user.get("state") == "absent"],
         wanted=wanted(given),
         api_key=given["api_key"] if given["key_source"] == "file" else None,
         api_keys=given["api_keys"],
         **{name: given[name] for name in ("provider", "program", "place", "enforce", "instructions", "rust_log", "ca_file", "extra")},
     )
+
+
+def present(users: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the users who are not to be taken out."""
+    return [user for user in users if user.get("state", "present") == "present"]
 
 
 def user_config(user: str) -> str:
@@ -72,12 +79,30 @@ def before_path(path: str) -> str:
     return f"{path}.before-ownmetal"
 
 
-def merge_places(users: Sequence[str], names: Sequence[str]) -> list[str]:
+def noted_profiles(user: str) -> str:
+    """Return the pattern of the notes beside a user's profiles: by them those are found that the inventory has no more."""
+    return f"~{user}/{HOME}/*.config.toml.ownmetal"
+
+
+def profile_names(user: str, names: Sequence[str], seen: Mapping[str, Any]) -> list[str]:
+    """Return the profiles that may have been merged into: those of the inventory, and those that were seen to have a note."""
+    found = seen.get(noted_profiles(user), {}).get("matches", [])
+    return list(dict.fromkeys([*names, *(name.removesuffix(".config.toml.ownmetal") for name in found)]))
+
+
+def merge_places(users: Sequence[str], names: Sequence[str], seen: Mapping[str, Any]) -> list[str]:
     """Return every file that may have been merged into; ``names`` are those of profiles."""
     found = [f"{MACHINE}/{name}" for name in MACHINE_FILES]
     for user in users:
-        found += [user_config(user), *(f"~{user}/{HOME}/{name}.config.toml" for name in names)]
+        found += [user_config(user), *(f"~{user}/{HOME}/{name}.config.toml" for name in profile_names(user, names, seen))]
     return found
+
+
+def taken_back(path: str) -> list[dict[str, Any]]:
+    """Return the entries that take out of a file what was merged into it last, if anything was."""
+    notes = [merged_path(path), before_path(path)]
+    merged = {"dest": path, "state": "absent", "merge": "toml", "notes": notes, "original": before_path(path)}
+    return [merged, {"dest": merged_path(path), "state": "absent"}]
 
 
 def machine_entries(plan: Plan, seen: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -91,6 +116,9 @@ def machine_entries(plan: Plan, seen: Mapping[str, Any]) -> list[dict[str, Any]]
     if plan.enforce:
         name, rules = enforced(plan.wanted)
         files += _merged(plan, f"{MACHINE}/{name}", rules, seen)
+    written = [entry["dest"] for entry in files]
+    for other in (f"{MACHINE}/{name}" for name in MACHINE_FILES):
+        files += [] if other in written else taken_back(other)
     script = environment_script(plan)
     files.append({"dest": ENVIRONMENT, **({"content": script} if script else {"state": "absent"})})
     return [{"dest": MACHINE, "state": "directory"}, *files]
@@ -107,6 +135,8 @@ def user_entries(plan: Plan, user: str, seen: Mapping[str, Any]) -> list[dict[st
     ]
     if plan.place == "user":
         found += _merged(plan, user_config(user), _laid_over(config(plan.wanted), plan.extra), seen)
+    else:
+        found += taken_back(user_config(user))
     for name, keys in profiles(plan.wanted).items():
         found += _merged(plan, f"{home}/{name}.config.toml", keys, seen)
     return found
@@ -154,16 +184,23 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-def absent_entries(
-    users: Sequence[str], provider: str, names: Sequence[str], merged: Mapping[str, str], seen: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Return the tree's entries that take away what those of a plan made; ``merged`` has what the noted files hold."""
-    found: list[dict[str, Any]] = []
-    for path in merge_places(users, names):
-        note = merged_path(path)
-        if note in merged:
-            original = {"original": before_path(path)} if seen[before_path(path)]["exists"] else {}
-            found.append({"dest": path, "state": "absent", "merge": "toml", "content": merged[note], **original})
-        found.append({"dest": note, "state": "absent"})
-    found += [{"dest": path, "state": "absent"} for path in (MODELS, ENVIRONMENT)]
-    return found + [{"dest": f"~{user}/{HOME}/{key_file(provider)}", "state": "absent", "secret": True} for user in users]
+def left_over(plan: Plan, seen: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the entries that take back profiles which were seen to have a note, and which the inventory has no more."""
+    still = [(user, set(profiles(plan.wanted))) for user in plan.users] + [(user, set()) for user in plan.gone]
+    places = [f"~{user}/{HOME}/{name}.config.toml" for user, names in still for name in profile_names(user, [], seen) if name not in names]
+    return [entry for place in places for entry in taken_back(place)]
+
+
+def user_taken_back(user: str, provider: str, names: Sequence[str], seen: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the entries that take back what one user was given; ``names`` are those of profiles."""
+    places = [user_config(user), *(f"~{user}/{HOME}/{name}.config.toml" for name in profile_names(user, names, seen))]
+    found = [entry for path in places for entry in taken_back(path)]
+    return [*found, {"dest": f"~{user}/{HOME}/{key_file(provider)}", "state": "absent", "secret": True}]
+
+
+def absent_entries(users: Sequence[str], provider: str, names: Sequence[str], seen: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the tree's entries that take away what those of a plan made; ``names`` are those of profiles."""
+    found = [entry for name in MACHINE_FILES for entry in taken_back(f"{MACHINE}/{name}")]
+    for user in users:
+        found += user_taken_back(user, provider, names, seen)
+    return found + [{"dest": path, "state": "absent"} for path in (MODELS, ENVIRONMENT)]

@@ -222,7 +222,7 @@ def _gateway(settings: Mapping[str, Any]) -> Iterator[Refused]:
         return
     known = [f"{entry.get('team')}/{entry.get('name')}" for entry in settings["gateway_keys"] if entry.get("state", "present") == "present"]
     have = f"It has: {', '.join(known) or 'none'}."
-    named = [user for user in settings["users"] if isinstance(user, Mapping)]
+    named = [user for user in settings["users"] if isinstance(user, Mapping) and user.get("state") != "absent"]
     for user in named:
         key = user.get("gateway_key")
         if key is not None and key not in known:

@@ -29,9 +29,10 @@ LISTEN = "0A"  # the state TCP_LISTEN in /proc/net/tcp
 def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
     """Return what is asked for.
 
-    ``wanted`` has lists under any of paths, users, packages, units, ports, free_space, models (folders), releases (instances' directories;
-    with * all that are there), environments (paths: whether each is there and whole; one that runs for every instance of ``releases``
-    that links to it is taken for whole), gpus, driver (makers: "nvidia"), tables (nftables', "inet NAME": whether the kernel has it);
+    ``wanted`` has lists under any of paths (with * in the last part the names that match), users, packages, units, ports, free_space,
+    models (folders), releases (instances' directories; with * all that are there), environments (paths: whether each is there and whole;
+    one that runs for every instance of ``releases`` that links to it is taken for whole), gpus, driver (makers: "nvidia"), tables
+    (nftables', "inet NAME": whether the kernel has it);
     the answer has a dict under each of them, keyed by the thing asked for (ports as text), and always ``system``: name
     ("debian"), version ("12"), machine ("x86_64"), glibc ("2.36"), memory (bytes), cpus (how many).
     """
@@ -81,7 +82,14 @@ def _packages(names: list[str]) -> dict[str, bool]:
 
 
 def _paths(paths: Iterable[str]) -> dict[str, Any]:
-    return {path: read_state(expand(path)) for path in paths}
+    return {path: _matches(expand(path)) if "*" in path else read_state(expand(path)) for path in paths}
+
+
+def _matches(pattern: str) -> dict[str, Any]:
+    """Return exists, and the names of what matches the last part of a path."""
+    folder, name = os.path.split(pattern)
+    found = sorted(os.path.basename(path) for path in glob.glob(os.path.join(glob.escape(folder), name)))
+    return {"exists": bool(found), "matches": found}
 
 
 def _homes(patterns: Iterable[str]) -> list[str]:

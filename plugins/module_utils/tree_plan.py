@@ -66,7 +66,9 @@ def wanted(entry: Mapping[str, Any], render: Callable[[str, Mapping[str, Any]], 
     if unknown or not dest or state not in STATES:
         raise Refused(f"tree entry {dest or entry}", f"cannot be used: {unknown or state}.", f"It takes {', '.join(sorted(KEYS))}.")
     has_text = "template" in entry or "content" in entry
-    needs_text = state == "file" or bool(entry.get("merge"))
+    # what was merged is known from the host's own note
+    noted = state == "absent" and bool(entry.get("merge")) and bool(entry.get("notes")) and not has_text
+    needs_text = state == "file" or (bool(entry.get("merge")) and not noted)
     if has_text != needs_text or ("template" in entry and "content" in entry) or (state == "link") != ("target" in entry):
         raise Refused(
             f"tree entry {dest}", f"with state {state} has the wrong keys.", "A file takes template or content, a link takes target."
@@ -112,6 +114,8 @@ def plan(files: Sequence[Wanted], found: Sequence[Mapping[str, Any]]) -> Plan:
 
 def _plan_one(file: Wanted, have: Mapping[str, Any], result: Plan) -> None:
     state, text = file.state, file.text
+    if file.merge and text is None and not (have.get("notes") or [None])[0]:
+        return  # nothing was merged into it
     if file.merge:
         state, text = _merged(file, have)
     exists, kind = have["exists"], have.get("type")
@@ -136,6 +140,8 @@ def _plan_one(file: Wanted, have: Mapping[str, Any], result: Plan) -> None:
         # when it is taken out again, what stands there is ours, and no original
         original = file.original if file.state == "file" else None
         entry.update(content=base64.b64encode(text.encode()).decode(), validate=file.validate, original=original)
+        if file.state == "absent":  # what is left is as readable as it was
+            entry.update({key: have.get(key) for key in (("mode",) if file.in_home else ("mode", "owner", "group"))})
     wants = {key: getattr(file, key) for key in ("mode", "owner", "group") if getattr(file, key)}
     differs += [key for key, value in wants.items() if have.get(key) != value]
     if differs:
@@ -149,7 +155,7 @@ def _plan_one(file: Wanted, have: Mapping[str, Any], result: Plan) -> None:
 def _merged(file: Wanted, have: Mapping[str, Any]) -> tuple[str, Optional[str]]:
     from .toml_merge import merge_toml, unmerge_toml  # noqa: PLC0415 - only who merges needs tomlkit on the controller
 
-    existing, managed = _own_text(have), file.text or ""
+    existing, managed = _own_text(have), _text((have.get("notes") or [None])[0]) if file.text is None else file.text
     if file.state == "file":
         previous, original = map(_text, have.get("notes") or ("", ""))
         return "file", merge_toml(existing, managed, have["path"], previous, original)
@@ -173,10 +179,11 @@ def _text(content: Optional[str]) -> str:
 
 def _without_secret(line: str) -> str:
     """Return a changed line of a merged file without its value, where that is somebody's, or may be a secret."""
-    key, equals, _value = line.partition("=")
+    mark = "+#ownmetal= " if line.startswith("+#ownmetal= ") else ""
+    key, equals, _value = line.removeprefix(mark).partition("=")
     theirs = line.startswith(("-", "+#ownmetal#", "+#ownmetal=")) and not line.startswith("---")
     if equals and (theirs or SECRET_KEY.search(line)):
-        return f"{key}= (not shown)"
+        return f"{mark}{key}= (not shown)"
     return "- (not shown)" if line.startswith("-") and theirs and not equals and not re.match(r"-\s*(\[|#|$)", line) else line
 
 

@@ -78,6 +78,7 @@ options:
         description:
           - Where that is which was merged last, and the file as it was before. What was merged then and is not in the text any more
             is taken out. Only with O(files[].merge).
+          - With O(files[].state=absent) and no text, that which was merged last is taken out. Without such a note nothing is done.
         type: list
         elements: path
   observe:
@@ -86,7 +87,7 @@ options:
     default: {}
     suboptions:
       paths:
-        description: Paths.
+        description: Paths. For one with C(*) in its last part, the names of what matches are returned.
         type: list
         elements: path
       users:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from ansible_collections.ownmetal.codex.plugins.filter import codex as filters
 from ansible_collections.ownmetal.codex.plugins.module_utils import codex_files as core
 from ansible_collections.ownmetal.codex.plugins.module_utils.codex_config import Choice, Wanted
 from ansible_collections.ownmetal.codex.plugins.module_utils.codex_judge import in_home, of_machine
@@ -115,15 +116,66 @@ def test_the_environment_of_someone_without_a_key_is_no_error(tmp_path):
     )
 
 
-def test_uninstalling_goes_by_what_was_merged_and_kept():
-    merged = {"~ann/.codex/config.toml.ownmetal": "model = 1\n", "/etc/codex/requirements.toml.ownmetal": "x = 1\n"}
-    paths = core.merge_places(["ann"], ["vllm-8b"])
-    seen = {core.before_path(path): {"exists": path.startswith("~ann/.codex/config")} for path in paths}
-    found = core.absent_entries(["ann"], "vllm", ["vllm-8b"], merged, seen)
-    unmerged = {entry["dest"]: entry.get("original") for entry in found if "merge" in entry}
-    assert unmerged == {"~ann/.codex/config.toml": "~ann/.codex/config.toml.before-ownmetal", "/etc/codex/requirements.toml": None}
+NOTED = "/.codex/*.config.toml.ownmetal"
+
+
+def unmerged(found):
+    """Return the files out of which what was merged into them is taken, each by its own note."""
+    places = {entry["dest"]: entry for entry in found if entry["state"] == "absent" and "merge" in entry}
+    assert [entry["notes"] for entry in places.values()] == [[f"{path}.ownmetal", f"{path}.before-ownmetal"] for path in places]
+    assert {f"{path}.ownmetal" for path in places} <= {entry["dest"] for entry in found}
+    return set(places)
+
+
+def test_uninstalling_goes_by_what_was_merged_also_into_profiles_that_the_inventory_has_no_more():
+    seen = {f"~ann{NOTED}": {"exists": True, "matches": ["old.config.toml.ownmetal"]}}
+    found = core.absent_entries(["ann"], "vllm", ["vllm-8b"], seen)
+    homes = {f"~ann/.codex/{name}.toml" for name in ("config", "vllm-8b.config", "old.config")}
+    assert unmerged(found) == homes | {f"/etc/codex/{name}" for name in core.MACHINE_FILES}
     assert {entry["state"] for entry in found} == {"absent"}
     assert {core.MODELS, core.ENVIRONMENT, "~ann/.codex/ownmetal-vllm.key"} <= {entry["dest"] for entry in found}
+
+
+# what is asked for now, and out of which files what was merged before is taken
+OTHER_FORMS = [
+    (plan(), {"/etc/codex/config.toml", "/etc/codex/requirements.toml", "/etc/codex/managed_config.toml"}),
+    (plan(place="machine"), {"/etc/codex/requirements.toml", "/etc/codex/managed_config.toml", "~ann/.codex/config.toml", "~bob/.codex/config.toml"}),
+    (plan("0.156.0", enforce=True), {"/etc/codex/config.toml", "/etc/codex/requirements.toml"}),
+    (plan("0.157.0", enforce=True), {"/etc/codex/config.toml", "/etc/codex/managed_config.toml"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked", "places"), OTHER_FORMS)
+def test_what_is_written_in_another_place_now_is_taken_back_in_the_one_before(asked, places):
+    found = entries(asked, {})
+    assert unmerged([entry for entry in found if entry.get("state") == "absent"]) == places
+    assert not places & made(found)
+
+
+@pytest.mark.parametrize(("version", "left"), [("0.169.0", {"old"}), ("0.130.0", {"old", "vllm-8b"})])
+def test_profiles_that_the_inventory_has_no_more_are_taken_back(version, left):
+    seen = {f"~ann{NOTED}": {"exists": True, "matches": ["old.config.toml.ownmetal", "vllm-8b.config.toml.ownmetal"]}}
+    found = core.left_over(plan(version), seen)
+    assert unmerged(found) == {f"~ann/.codex/{name}.config.toml" for name in left}
+    assert core.left_over(plan(version), {}) == []
+
+
+def test_a_user_who_is_taken_out_is_given_back_what_was_theirs():
+    given = {"users": [{"name": "ann"}, {"name": "bob", "state": "absent", "gateway_key": "red/bob"}], "place": "user", "enforce": False}
+    given |= {"provider": "vllm", "provider_name": "v", "model": "m", "profiles": [{"name": "fast", "model": "m"}], "version": "0.169.0"}
+    given |= {"instances": [{"base_url": "u", "served_model_name": ["m"], "max_model_len": 1}], "live": {}, "remembered": {}}
+    given |= dict.fromkeys(("model_options", "http_headers", "mcp_servers", "features", "extra", "api_keys"), {})
+    given |= dict.fromkeys(("rust_log", "env_key", "dialect", "log_dir", "catalogue", "program", "instructions", "ca_file"), "")
+    given |= {"api_key": "k", "key_source": "file", "approval_policy": "never", "sandbox_mode": "read-only"}
+    found = filters.user_files(given, {})
+    bobs = [entry for entry in found if entry["dest"].startswith("~bob/")]
+    assert unmerged(bobs) == {"~bob/.codex/config.toml"}
+    assert {"dest": "~bob/.codex/ownmetal-vllm.key", "state": "absent", "secret": True} in bobs
+    assert not any("k\n" == entry.get("content") for entry in bobs)
+    assert f"~bob{NOTED}" in filters.kept_paths(given["users"], given["profiles"])
+    # his profiles are found by their notes, whatever the inventory has
+    seen = {f"~{user}{NOTED}": {"exists": True, "matches": ["fast.config.toml.ownmetal"]} for user in ("ann", "bob")}
+    assert unmerged(filters.left_over(given, seen)) == {"~bob/.codex/fast.config.toml"}
 
 
 @pytest.mark.parametrize(
@@ -160,7 +212,7 @@ def test_a_configuration_is_judged_by_the_codex_of_its_home(program, judged, tmp
 
 @pytest.mark.parametrize("asked", [plan(), plan(place="machine"), plan(enforce=True), plan("0.94.0", place="machine", enforce=True)])
 def test_codex_judges_every_file_that_it_will_read(asked):
-    merged = [entry for entry in entries(asked, {}) if entry.get("merge")]
+    merged = [entry for entry in entries(asked, {}) if entry.get("merge") and entry.get("state") != "absent"]
     assert len(merged) >= 2
     assert [entry["dest"] for entry in merged if "validate" not in entry] == []
 

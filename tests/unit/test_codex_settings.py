@@ -155,6 +155,7 @@ ACCEPTED = [
     GATEWAY,
     {**GATEWAY, "gateway_key": "", "own_key": True},
     {**GATEWAY, "users": [{"name": "ann", "gateway_key": "red/anna"}, {"name": "bob"}]},
+    {**GATEWAY, "users": [{"name": "ann"}, {"name": "bob", "gateway_key": "red/bob", "state": "absent"}]},
     {"model": "small"},
     {"instances": [{**INSTANCE, "server": "elsewhere"}], "own_key": True},
     ARCHIVE,

@@ -8,6 +8,7 @@ import stat
 
 import pytest
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
+from ansible_collections.ownmetal.codex.plugins.module_utils.observe import observe
 from ansible_collections.ownmetal.codex.plugins.module_utils.tree import Entry, apply, inspect
 from ansible_collections.ownmetal.codex.plugins.module_utils.tree_plan import plan, wanted
 
@@ -134,14 +135,41 @@ def test_toml_is_merged_and_taken_out_again(tmp_path):
     assert not kept.exists()
 
 
+@pytest.mark.parametrize("own", ["", '# mine\nmodel = "theirs"\n'])
+def test_what_was_merged_is_taken_out_by_the_hosts_own_note(tmp_path, own):
+    path, note, kept = tmp_path / "c.toml", tmp_path / "c.toml.ownmetal", tmp_path / "c.toml.before"
+    if own:
+        path.write_text(own)
+    managed = 'model = "ours"\nold = 1\n'
+    roundtrip([file(path, managed, merge="toml", original=str(kept)), file(note, managed)])
+    path.write_text(path.read_text() + "since = 1\n")
+    path.chmod(0o644)
+    gone = {"dest": str(path), "state": "absent", "merge": "toml", "notes": [str(note), str(kept)], "original": str(kept)}
+    roundtrip([gone, {"dest": str(note), "state": "absent"}])
+    assert path.read_text() == f"{own}since = 1\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644, "others could read it before"
+    assert os.listdir(tmp_path) == ["c.toml"]
+    # without a note it is somebody else's
+    assert roundtrip([gone, {"dest": str(note), "state": "absent"}]).entries == []
+
+
+def test_names_are_found_by_a_pattern(tmp_path):
+    for name in ("b.x", "a.x", "a.y"):
+        (tmp_path / name).write_text("")
+    found = observe({"paths": [f"{tmp_path}/*.x", f"{tmp_path}/*.z", f"{tmp_path}/none/*"]})["paths"]
+    assert list(found.values()) == [
+        {"exists": True, "matches": ["a.x", "b.x"]}, {"exists": False, "matches": []}, {"exists": False, "matches": []}
+    ]  # fmt: skip
+
+
 def test_a_merge_shows_no_value_of_a_line_that_was_somebodys(tmp_path):
-    (tmp_path / "c.toml").write_text('model = "hush-hush"\n[mine]\nfast = 1\n')
+    (tmp_path / "c.toml").write_text('model = "hush-hush"\nbraces = { x = "hush" }\n[mine]\nfast = 1\n')
     managed = 'model = "ours"\nlog_token = "sk-ours"\ntool_output_token_limit = 4096\n'
-    retired = 'ownmetal_retired = [{ path = ["mine", "fast"], why = "no key" }]\n'
+    retired = 'ownmetal_retired = [{ path = ["mine", "fast"], why = "no key" }, { path = ["braces", "x"], why = "no key" }]\n'
     (difference,) = roundtrip([file(tmp_path / "c.toml", retired + managed, merge="toml")]).diff
     lines = difference["prepared"].splitlines()
     assert {"-model = (not shown)", '+model = "ours"', "+log_token = (not shown)", "+tool_output_token_limit = 4096"} <= set(lines)
-    assert "+#ownmetal# fast = (not shown)" in lines
+    assert {"+#ownmetal# fast = (not shown)", "+#ownmetal= braces.x = (not shown)"} <= set(lines)
     assert not any(secret in difference["prepared"] for secret in ("hush", "sk-"))
 
 
