@@ -141,6 +141,9 @@ def _inspect_one(entry: Entry) -> dict[str, Any]:
             # a home's file may live in a dotfiles repository: it is the file behind the link that counts
             path = os.path.realpath(path)
             found = {"path": path, **read_state(path)}
+        elif entry.user and found.get("type") == "link" and entry.state == "directory" and _own_folder(path, entry.user):
+            # so may a whole folder of theirs; one that is elsewhere is refused as the link that it is
+            found = {"path": path, **read_state(os.path.realpath(path))}
         if found.get("type") == "file":
             with open(path, "rb") as stream:
                 data = stream.read()
@@ -152,6 +155,13 @@ def _inspect_one(entry: Entry) -> dict[str, Any]:
         if entry.notes:
             found["notes"] = [_read_optional(expand(note)) for note in entry.notes]
     return found
+
+
+def _own_folder(path: str, user: str) -> bool:
+    """Tell whether a link leads to a folder in the user's home that is the user's own."""
+    there = os.path.realpath(path)
+    inside = os.path.commonpath([there, os.path.realpath(home_of(user))]) == os.path.realpath(home_of(user))
+    return inside and os.path.isdir(there) and os.stat(there).st_uid == pwd.getpwnam(user).pw_uid
 
 
 @contextlib.contextmanager

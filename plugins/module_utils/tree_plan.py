@@ -129,7 +129,10 @@ def _plan_one(file: Wanted, have: Mapping[str, Any], result: Plan) -> None:
             result.diff.append(_difference(file, have, _text(have.get("content")), ""))
         return
     if exists and kind != state:
-        raise Refused(have["path"], f"is a {kind}, and has to be a {state}.", "Move it away; it is not replaced unasked.")
+        instead = "Move it away; it is not replaced unasked."
+        if file.in_home and state == "directory" and kind == "link":
+            instead = f"It leads to {have.get('target')}: only a folder in the home that is the user's own is followed. Move it there."
+        raise Refused(have["path"], f"is a {kind}, and has to be a {state}.", instead)
     entry: dict[str, Any] = {"dest": file.dest, "state": state}
     differs = []
     if state == "link" and have.get("target") != file.target:

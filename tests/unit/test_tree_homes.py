@@ -20,12 +20,15 @@ MINE = '# mine\r\nmodel = "theirs"\r\nshell = {set = {A = "1"}}\r\n[[hooks]]\r\n
 OURS = 'model = "ours"\n[model_providers.vllm]\nbase_url = "u"\n'
 
 
-def roundtrip(**more):
-    """Merge into ~nobody/.codex/config.toml as the role does."""
+FOLDER = {"dest": "~nobody/.codex", "state": "directory", "mode": "0700"}
+
+
+def roundtrip(*before, **more):
+    """Merge into ~nobody/.codex/config.toml as the role does, after other entries."""
     path = "~nobody/.codex/config.toml"
     asked = {"dest": path, "content": OURS, "merge": "toml", "mode": "0600", "original": f"{path}.before", **more}
-    entry = wanted(asked, lambda *_: "")
-    todo = plan([entry], inspect([Entry(**entry.question(True))]))
+    files = [wanted(entry, lambda *_: "") for entry in (*before, asked)]
+    todo = plan(files, inspect([Entry(**entry.question(True)) for entry in files]))
     apply([Entry(**one) for one in todo.entries])
     return todo
 
@@ -61,6 +64,33 @@ def dotfiles(home):
     (home / ".codex/config.toml").rename(home / "dotfiles/codex.toml")
     (home / ".codex/config.toml").symlink_to("../dotfiles/codex.toml")
     os.seteuid(0)
+
+
+def linked_folder(home):
+    """The whole folder is in the repository."""
+    os.seteuid(NOBODY.pw_uid)
+    (home / "dotfiles").mkdir()
+    (home / ".codex").rename(home / "dotfiles/codex")
+    (home / ".codex").symlink_to("dotfiles/codex")
+    os.seteuid(0)
+
+
+def folder_elsewhere(home):
+    """The folder is his, and outside of his home."""
+    (home / ".codex").rename(home.parent / "codex")
+    (home / ".codex").symlink_to(home.parent / "codex")
+
+
+def folder_of_roots(home):
+    """The link leads to what root keeps in his home."""
+    linked_folder(home)
+    os.chown(home / "dotfiles/codex", 0, 0)
+
+
+def folder_that_is_none(home):
+    """The repository is not there."""
+    shutil.rmtree(home / ".codex")
+    (home / ".codex").symlink_to("none")
 
 
 def dangling(home):
@@ -104,6 +134,11 @@ REFUSED = [
     (hidden_folder, "cannot be read by nobody, whose home it is in."),
     (broken, "line 1"),
 ]
+FOLDERS = [
+    (folder_elsewhere, "is a link, and has to be a directory. It leads to .*: only a folder in the home that is the user's own"),
+    (folder_of_roots, "is a link, and has to be a directory. It leads to dotfiles/codex"),
+    (folder_that_is_none, "is a link, and has to be a directory. It leads to none"),
+]
 
 
 @pytest.mark.parametrize(("made", "words"), REFUSED, ids=[made.__name__ for made, _words in REFUSED])
@@ -115,6 +150,15 @@ def test_what_cannot_be_merged_is_said_and_left_as_it_was(made, words, home):
     assert everything(home) == before
 
 
+@pytest.mark.parametrize(("made", "words"), FOLDERS, ids=[made.__name__ for made, _words in FOLDERS])
+def test_a_folder_that_is_not_the_users_own_is_not_followed(made, words, home):
+    made(home)
+    before = everything(home.parent)
+    with pytest.raises(Refused, match=words):
+        roundtrip(FOLDER)
+    assert everything(home.parent) == before
+
+
 def test_a_configuration_in_a_repository_stays_a_link_and_comes_back(home):
     dotfiles(home)
     before = everything(home)
@@ -124,6 +168,21 @@ def test_a_configuration_in_a_repository_stays_a_link_and_comes_back(home):
     assert b'model = "ours"\r\n' in file.read_bytes()
     assert file.stat().st_uid == NOBODY.pw_uid
     assert roundtrip().entries == []
+    roundtrip(state="absent")
+    assert {path: (owner, content) for path, (owner, _mode, content) in everything(home).items()} == {
+        path: (owner, content) for path, (owner, _mode, content) in before.items()
+    }
+
+
+def test_a_folder_in_a_repository_stays_a_link_and_comes_back(home):
+    linked_folder(home)
+    before = everything(home)
+    roundtrip(FOLDER)
+    assert os.readlink(home / ".codex") == "dotfiles/codex"
+    assert b'model = "ours"\r\n' in (home / "dotfiles/codex/config.toml").read_bytes()
+    assert (home / "dotfiles/codex").stat().st_mode & 0o777 == 0o700
+    assert {info[0] for path, info in everything(home).items()} == {NOBODY.pw_uid}
+    assert roundtrip(FOLDER).entries == []
     roundtrip(state="absent")
     assert {path: (owner, content) for path, (owner, _mode, content) in everything(home).items()} == {
         path: (owner, content) for path, (owner, _mode, content) in before.items()
