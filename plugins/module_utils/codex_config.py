@@ -19,6 +19,7 @@ STRICT = (0, 131)  # has --strict-config
 RESERVES = (0, 108)  # 0.107 lets one redefine its own providers, 0.130 does not start
 RESERVED = ("amazon-bedrock", "lmstudio", "ollama", "openai")  # those
 REQUIREMENTS = (0, 157)  # requirements.toml can name the provider from 0.156.1 on
+OWN_CA = (0, 130)  # reads CODEX_CA_CERTIFICATE; 0.107 does not, and SSL_CERT_FILE is read by all from 0.63 to 0.169 (measured)
 OUTPUT_LIMIT = 10_000  # tokens of one command's output
 GUIDE_KEYS = ("custom_model", "custom_model_provider", "suppress_event_logs", "model_options", "env")
 GUIDE_FEATURES = {"streamable_shell": True, "web_search_request": False}

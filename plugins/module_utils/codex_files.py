@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from .codex_catalogue import catalogue
-from .codex_config import STRICT, Wanted, at_least, config, enforced, key_file, profiles, wanted
+from .codex_config import OWN_CA, STRICT, Wanted, at_least, config, enforced, key_file, profiles, wanted
 from .codex_judge import in_home, of_machine
 
 HOME = ".codex"
@@ -175,7 +175,7 @@ def environment_script(plan: Plan) -> str:
         lines.append(f"export RUST_LOG={_quoted(plan.rust_log)}")
     if plan.ca_file:
         # CODEX_CA_CERTIFICATE is not known to all versions; the other one is read by other programs too
-        name = "CODEX_CA_CERTIFICATE" if at_least(plan.wanted.version, (0, 130)) else "SSL_CERT_FILE"
+        name = "CODEX_CA_CERTIFICATE" if at_least(plan.wanted.version, OWN_CA) else "SSL_CERT_FILE"
         lines.append(f"export {name}={_quoted(plan.ca_file)}")
     return "".join(f"{line}\n" for line in ["# Made by Ansible: what Codex reads from its environment", *lines]) if lines else ""
 

@@ -44,6 +44,7 @@ def setup(instances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "oldest": OLDEST,
         "profile_from": codex_config.PROFILE_FILES[1],
         "system_from": SYSTEM_FROM,
+        "own_ca_from": codex_config.OWN_CA[1],
         "key_file": codex_config.key_file(NAME),
         "env_key": ENV_KEY,
         "compacts_at": codex_config.COMPACTS_AT,

@@ -184,6 +184,7 @@ REFUSED = [
     ("other model", None, "", ("--model", "none"), {}, "one of: org/tiny micro"),
     ("bad model", None, "", ("--model", "a|b"), {}, "no name of a model"),
     ("no option", None, "", ("--force",), {}, "no option"),
+    ("no codex", None, "", (), {"PATH": "/usr/bin:/bin"}, "there is no codex in your PATH"),
 ]
 
 
@@ -213,6 +214,40 @@ def test_before_profile_files_the_lines_are_printed_and_nothing_is_written(machi
     said = machine.run()
     assert said.returncode == 0 and machine.files() == {}
     assert tomllib.loads(said.stdout)["model_providers"]["gateway"]["wire_api"] == wire
+
+
+@pytest.mark.parametrize(
+    ("version", "variables"),
+    [("0.94.0", ["VLLM_API_KEY", "SSL_CERT_FILE"]), ("0.129.0", ["VLLM_API_KEY", "SSL_CERT_FILE"]),
+     ("0.130.0", ["CODEX_CA_CERTIFICATE"]), ("0.169.0", ["CODEX_CA_CERTIFICATE"])],
+)  # fmt: skip
+def test_the_lines_for_a_shell_are_those_that_the_version_reads_and_a_shell_takes_them(machine, version, variables):
+    machine.version(version)
+    home, ca = machine.folder / "it's my home", machine.folder / "my ca's.pem"
+    ca.write_text(machine.ca.read_text())
+    said = machine.run(CODEX_HOME=str(home), OWNMETAL_CA=str(ca)).stderr
+    lines = [line.partition(": ")[2] for line in said.splitlines() if line.startswith("In each shell")]
+    assert [line.split("=")[0].removeprefix("export ") for line in lines] == variables
+    home.mkdir(exist_ok=True)
+    (home / "ownmetal-gateway.key").write_text(f"{KEY}\n")
+    shows = "\n".join([*lines, *(f'printf "%s\\n" "${name}"' for name in variables)])
+    shown = subprocess.run([*machine.shell, "-c", shows], text=True, capture_output=True, check=True).stdout.splitlines()
+    assert shown == [{"VLLM_API_KEY": KEY}.get(name, str(ca)) for name in variables]
+
+
+def test_a_second_run_takes_the_key_out_of_others_sight(machine):
+    machine.run()
+    for path in machine.codex.iterdir():
+        path.chmod(0o644)
+    machine.run()
+    assert {path.stat().st_mode & 0o777 for path in machine.codex.iterdir()} == {0o600}
+
+
+def test_a_codex_that_does_not_run_is_named(machine):
+    (machine.folder / "bin/codex").write_text("#!/bin/sh\nexit 1\n")
+    said = machine.run()
+    assert said.returncode == 1 and f"{machine.folder}/bin/codex --version says no version" in said.stderr
+    assert machine.files() == {}
 
 
 def test_a_download_that_was_cut_does_nothing(machine):
