@@ -16,7 +16,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.tree_plan import Pl
 
 OPTIONS = frozenset({"files", "observe"})
 LOOKS = frozenset({"paths", "users", "packages", "units", "ports", "free_space", "models", "releases", "gpus", "driver", "tables"})
-LOOKS |= {"environments"}
+LOOKS |= {"environments", "certificates"}
 
 
 class ActionModule(ActionBase):

@@ -29,6 +29,11 @@ def host_problems(observed: Mapping[str, Any], settings: Mapping[str, Any], plac
     return [str(refused) for refused in core.host_problems(observed, settings, places)]
 
 
+def ca_problems(observed: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Return the sentences about what is wrong with the certificates that Codex is to trust."""
+    return [str(refused) for refused in core.ca_problems(observed, settings)]
+
+
 def version_problems(version: str, settings: Mapping[str, Any]) -> list[str]:
     """Return the sentences about what the Codex that is on a machine cannot do."""
     return [str(refused) for refused in core.version_problems(version, settings)]
@@ -112,6 +117,7 @@ class FilterModule:
             "codex_problems": problems,
             "codex_places": codex_release.places,
             "codex_host_problems": host_problems,
+            "codex_ca_problems": ca_problems,
             "codex_version_problems": version_problems,
             "codex_serving": serving,
             "codex_urls": urls,

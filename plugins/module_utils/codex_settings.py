@@ -21,6 +21,7 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p", "max_tokens", "max_output_
 USER = re.compile(r"[a-z_][a-z0-9_.-]*\$?")
 PROVIDER = re.compile(r"[A-Za-z0-9_-]+")
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+GATEWAYS_CA = "/usr/local/share/ca-certificates/ownmetal-gateway.crt"  # what playbooks/developers.yml makes, by roles/gateway
 # a key below which a secret stands, and those below which the name of a variable stands
 SECRET = re.compile(
     r"token(?!_limit)|secret|passw|authorization|bearer|credential|(api|access|private)[_-]?key|(^|[_-])(key|pat|pwd)$", re.I
@@ -41,6 +42,7 @@ def problems(settings: Mapping[str, Any]) -> list[Refused]:
         *_version(settings),
         *_ways(settings),
         *_provider(settings["provider"]),
+        *_ca(str(settings["ca_file"])),
         *_model(settings, "codex_model", settings["model"]),
         *_profiles(settings),
         *_secrets(settings),
@@ -120,6 +122,11 @@ def version_problems(version: Optional[str], settings: Mapping[str, Any]) -> Ite
     places = {"codex_place: machine": settings["place"] == "machine", "codex_enforce": settings["enforce"]}
     for where in [name for name, asked in places.items() if asked and not at_least(version, MACHINE_WIDE)]:
         yield Refused(where, f"Codex {version} on {host} reads nothing in /etc/codex.", "Remove it, or install 0.80.0 or newer.")
+
+
+def _ca(path: str) -> Iterator[Refused]:
+    if path and not path.startswith("/"):
+        yield Refused("codex_ca_file", f"{path} is no absolute path.", "Write where the file is on the developer machine.")
 
 
 def _provider(provider: str) -> Iterator[Refused]:
@@ -305,6 +312,17 @@ def host_problems(observed: Mapping[str, Any], settings: Mapping[str, Any], plac
             why = f"has {free >> 20} MiB free, and Codex takes {SPACE >> 20} while it is installed."
             found.append(Refused(f"{place['directory']} on {host}", why, "Make room there."))
     return found
+
+
+def ca_problems(observed: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[Refused]:
+    """Yield what is wrong with the certificates that Codex is to trust: it does not mention TLS, and says that it cannot connect."""
+    path = settings["ca_file"]
+    why = observed["certificates"].get(path)
+    # the playbook puts that one there before the role
+    if not why or (path == GATEWAYS_CA and settings["gateway"] and "No such file" in why):
+        return
+    instead = "Write the path of a file there with the authority's certificate, or remove it: the system's are trusted then."
+    yield Refused(f"codex_ca_file on {settings['host']}", f"{path} {why}.", instead)
 
 
 def _command(seen: Mapping[str, Any], place: Mapping[str, str], host: str) -> Iterator[Refused]:

@@ -10,6 +10,8 @@ import os
 import platform
 import pwd
 import shutil
+import ssl
+import stat
 import subprocess
 import time
 from collections.abc import Iterable
@@ -31,8 +33,8 @@ def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
 
     ``wanted`` has lists under any of paths (with * in the last part the names that match), users, packages, units, ports, free_space,
     models (folders), releases (instances' directories; with * all that are there), environments (paths: whether each is there and whole;
-    one that runs for every instance of ``releases`` that links to it is taken for whole), gpus, driver (makers: "nvidia"), tables
-    (nftables', "inet NAME": whether the kernel has it);
+    one that runs for every instance of ``releases`` that links to it is taken for whole), gpus, driver (makers: "nvidia"),
+    certificates (files: why one is none, '' where it is), tables (nftables', "inet NAME": whether the kernel has it);
     the answer has a dict under each of them, keyed by the thing asked for (ports as text), and always ``system``: name
     ("debian"), version ("12"), machine ("x86_64"), glibc ("2.36"), memory (bytes), cpus (how many).
     """
@@ -49,6 +51,7 @@ def observe(wanted: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
         "gpus": lambda makers: {maker: {**gpus.look(), "holders": _gpu_holders()} for maker in makers},
     }
     looks["driver"] = lambda makers: {maker: driver_state.look() for maker in makers}
+    looks["certificates"] = lambda paths: {path: _certificates(path) for path in paths}
     looks["tables"] = lambda names: {name: _has_table(name) for name in names}
     found = {kind: look(wanted.get(kind) or []) for kind, look in looks.items()}
     return {**found, "system": _system()}
@@ -107,6 +110,25 @@ def _environments(paths: Iterable[str], homes: list[str]) -> dict[str, bool]:
         runs = bool(units) and all(unit["ActiveState"] == "active" for unit in units.values())
         found[path] = os.path.isdir(path) and (runs or not environment_manifest.damage(path))
     return found
+
+
+def _certificates(path: str) -> str:
+    """Return why a file is none of certificates that everyone may read, '' where it is one."""
+    try:
+        info = os.stat(path)
+        with open(path, "rb") as stream:
+            text = stream.read()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(path)
+    except ssl.SSLError:  # an OSError too
+        return "has a private key" if b"PRIVATE KEY-----" in text else "has no certificate as PEM text"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if b"PRIVATE KEY-----" in text:
+        return "has a private key"
+    if info.st_uid == 0 and not info.st_mode & stat.S_IROTH:
+        return f"can be read by root alone (mode {stat.S_IMODE(info.st_mode):04o})"
+    return ""
 
 
 def _users(names: Iterable[str]) -> dict[str, Any]:

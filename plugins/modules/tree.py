@@ -131,6 +131,10 @@ options:
         description: Makers of GPUs whose driver, packages and devices are looked at, before anything of theirs may run; V(nvidia) is known.
         type: list
         elements: str
+      certificates:
+        description: Files that have to hold certificates as PEM text, no private key, and be readable by everyone; why one is not so is told.
+        type: list
+        elements: path
       tables:
         description: Tables of nftables with their family, such as V(inet filter).
         type: list

@@ -1,12 +1,14 @@
 """What roles/codex refuses before it looks at a host, and that its pins agree."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.ownmetal.codex.plugins.module_utils import codex_release
+from ansible_collections.ownmetal.codex.plugins.module_utils import codex_release, gateway_tls
 from ansible_collections.ownmetal.codex.plugins.module_utils import codex_settings as settings
+from ansible_collections.ownmetal.codex.plugins.module_utils.observe import observe
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/codex"
 INSTANCE = {"name": "micro", "served_model_name": ["micro", "small"], "host": "10.0.0.1", "max_model_len": 32768, "server": "server1"}
@@ -37,6 +39,8 @@ GOOD = {
     "extra": {},
     "features": {},
     "mcp_servers": {},
+    "gateway": "",
+    "ca_file": "",
     "server_keys": {"server1": 0, "server2": 1, "server3": 0},
 }
 
@@ -121,6 +125,7 @@ REFUSED = [
         {**SERVERS, "profiles": [{"name": "vllm-8b", "model": "large2"}]},
         "codex_profiles vllm-8b: model: large2 is served by server2, whose key is another than that of server1, and Codex is given one. Give",
     ),
+    ({"ca_file": "files/ca.pem"}, "codex_ca_file: files/ca.pem is no absolute path. Write where the file is on the developer machine."),
     ({"features": {"goal": True}}, "codex_features goal: is no feature of any Codex that is known. Did you mean goals?"),
     (
         {**ARCHIVE, "version": "0.94.0", "features": {"goals": True}},
@@ -222,6 +227,49 @@ def test_hosts(link, system, free, asked, sentence, there):
     needed = sentence and not (there and ("free" in sentence or "codex_source" in sentence or "cannot be read" in sentence))
     assert len(found) == bool(needed)
     assert not needed or sentence in found[0]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """Files of a private CA, by name."""
+    folder = tmp_path_factory.mktemp("ca")
+    pair = gateway_tls.made(str(folder), "gw", ["127.0.0.1"])
+    key = (folder / "gateway-gw.key").read_text()
+    texts = {"ca": pair.ca, "two": pair.ca + pair.ca, "key": key, "both": pair.ca + key, "der": "MIIB", "empty": "", "secret": pair.ca}
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o600 if name == "secret" else 0o644)
+    (folder / "folder").mkdir()
+    return folder
+
+
+CERTIFICATES = [
+    ("ca", None), ("two", None), ("key", "has a private key."), ("both", "has a private key."), ("der", "has no certificate as PEM text."),
+    ("empty", "has no certificate as PEM text."), ("none", "cannot be read: No such file or directory."), ("folder", "cannot be read: Is a dir"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "sentence"), CERTIFICATES, ids=[name for name, _sentence in CERTIFICATES])
+def test_certificates_are_looked_at_before_anything_changes(certificates, name, sentence):
+    path = f"{certificates}/{name}"
+    found = [str(refused) for refused in settings.ca_problems(observe({"certificates": [path]}), {**GOOD, "ca_file": path})]
+    assert len(found) == (sentence is not None)
+    assert not sentence or f"codex_ca_file on dev1: {path} {sentence}" in found[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's file is one that nobody else may read")
+def test_certificates_that_codex_cannot_read_are_refused(certificates):
+    path = f"{certificates}/secret"
+    (refused,) = settings.ca_problems(observe({"certificates": [path]}), {**GOOD, "ca_file": path})
+    assert "can be read by root alone (mode 0600)" in str(refused)
+
+
+def test_the_gateways_own_certificate_comes_later():
+    observed = {"certificates": {settings.GATEWAYS_CA: "cannot be read: No such file or directory"}}
+    asked = {**GOOD, "ca_file": settings.GATEWAYS_CA}
+    assert list(settings.ca_problems(observed, {**asked, "gateway": "gw1"})) == []
+    assert len(list(settings.ca_problems(observed, asked))) == 1
+    assert yaml.safe_load((ROLE.parent / "gateway/vars/main.yml").read_text())["__gateway_trust_file"] == settings.GATEWAYS_CA
 
 
 def test_a_users_command_is_theirs_where_it_leads_elsewhere():
