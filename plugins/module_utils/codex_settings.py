@@ -204,9 +204,9 @@ def _server_keys(settings: Mapping[str, Any]) -> Iterator[Refused]:
         other = serving(settings["instances"], str(profile.get("model", "")))
         if first is None or other is None or keys.get(first["server"]) == keys.get(other["server"]):
             continue
-        why = f"{profile['model']} is served by {other['server']}, whose key is another than that of {first['server']}, and Codex is given one."
+        why = f"{profile['model']} is served by {other['server']}, whose key is another than that of {first['server']}: Codex is given one."
         instead = (
-            f"Give both servers one key (the same vllm_api_key_file), or put a gateway before them (the group gateways), "
+            "Give both servers one key (the same vllm_api_key_file), or put a gateway before them (the group gateways), "
             "or take this profile out."
         )
         yield Refused(f"codex_profiles {profile.get('name')}: model", why, instead)
@@ -249,7 +249,7 @@ def _gateway(settings: Mapping[str, Any]) -> Iterator[Refused]:
 
 def _allowed(settings: Mapping[str, Any], where: str, key: str) -> Iterator[Refused]:
     """Yield which of the models a key of the gateway may not use."""
-    entry = next((one for one in settings["gateway_keys"] if f"{one.get('team')}/{one.get('name')}" == key), {})
+    entry: Mapping[str, Any] = next((one for one in settings["gateway_keys"] if f"{one.get('team')}/{one.get('name')}" == key), {})
     models = entry.get("models")
     if not isinstance(models, list):
         return

@@ -132,7 +132,7 @@ options:
         type: list
         elements: str
       certificates:
-        description: Files that have to hold certificates as PEM text, no private key, and be readable by everyone; why one is not so is told.
+        description: Files that are to hold certificates as PEM text and no private key, readable by everyone. It is told why one is not.
         type: list
         elements: path
       tables:

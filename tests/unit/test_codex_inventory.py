@@ -44,7 +44,14 @@ def play(folder, servers, developer, gateways=None):
 
 def server(name, **variables):
     """Return a server with an instance that serves a model of its own."""
-    instance = {"name": name, "model": f"/models/{name}", "port": 8000, "host": "10.0.0.1", "max_model_len": 8192, "served_model_name": [name]}
+    instance = {
+        "name": name,
+        "model": f"/models/{name}",
+        "port": 8000,
+        "host": "10.0.0.1",
+        "max_model_len": 8192,
+        "served_model_name": [name],
+    }
     return {"vllm_instances": [instance], **variables}
 
 
@@ -60,7 +67,12 @@ PROFILE = {"codex_model": "one", "codex_profiles": [{"name": "second", "model": 
 
 @pytest.mark.parametrize(
     ("one", "two", "refused"),
-    [("file one", "file two", True), ("file one", "inventory two", True), ("file one", "file one", False), ("file one", "inventory one", False)],
+    [
+        ("file one", "file two", True),
+        ("file one", "inventory two", True),
+        ("file one", "file one", False),
+        ("file one", "inventory one", False),
+    ],
 )
 def test_servers_with_keys_of_their_own_are_refused_without_a_gateway(tmp_path, one, two, refused):
     def key(name, where):
@@ -90,7 +102,8 @@ def test_where_the_key_is_in_the_environment_the_servers_are_asked_with_the_cont
     if has.get("s1") == "file":
         key_file(tmp_path, KEYS["one"], "key")
     before = sorted(tmp_path.rglob("*key*"))
-    code, said, shown = play(tmp_path, {"s1": server("one", **own.get(has.get("s1"), {}))}, {"codex_key_source": "environment", **developer})
+    servers = {"s1": server("one", **own.get(has.get("s1"), {}))}
+    code, said, shown = play(tmp_path, servers, {"codex_key_source": "environment", **developer})
     assert code == 0, said
     assert shown == {"key": key}
     assert sorted(tmp_path.rglob("*key*")) == before, "no key is made for it"

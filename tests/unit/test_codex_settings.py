@@ -50,8 +50,8 @@ GATEWAY = {"gateway": "gw1", "gateway_key": "red/anna", "gateway_keys": KEYS, "o
 # red/ben may use one model
 LIMITED = {**GATEWAY, "gateway_keys": [*KEYS, {"team": "red", "name": "ben", "models": ["micro"]}], "gateway_key": "red/ben"}
 # two servers without a gateway
-SERVERS = {"instances": [INSTANCE, *({**INSTANCE, "name": f"n{n}", "served_model_name": [f"large{n}"], "server": f"server{n}"} for n in (2, 3))],
-           "inventory_hosts": ["server1", "server2", "server3", "dev1"]}  # fmt: skip
+OTHERS = [{**INSTANCE, "name": f"n{n}", "served_model_name": [f"large{n}"], "server": f"server{n}"} for n in (2, 3)]
+SERVERS = {"instances": [INSTANCE, *OTHERS], "inventory_hosts": ["server1", "server2", "server3", "dev1"]}
 
 
 def mcp(**server):
@@ -119,11 +119,11 @@ REFUSED = [
             "profiles": [{"name": "vllm-8b", "model": "small"}],
             "users": [{"name": "ann"}, {"name": "ben", "gateway_key": "red/ben"}],
         },
-        "codex_users ben: gateway_key: red/ben may use micro alone (its models in gateway_keys), and codex_profiles vllm-8b asks for small.",
+        "codex_users ben: gateway_key: red/ben may use micro alone (its models in gateway_keys), and codex_profiles vllm-8b asks for",
     ),
     (
         {**SERVERS, "profiles": [{"name": "vllm-8b", "model": "large2"}]},
-        "codex_profiles vllm-8b: model: large2 is served by server2, whose key is another than that of server1, and Codex is given one. Give",
+        "codex_profiles vllm-8b: model: large2 is served by server2, whose key is another than that of server1: Codex is given one.",
     ),
     ({"ca_file": "files/ca.pem"}, "codex_ca_file: files/ca.pem is no absolute path. Write where the file is on the developer machine."),
     ({"features": {"goal": True}}, "codex_features goal: is no feature of any Codex that is known. Did you mean goals?"),
@@ -134,8 +134,8 @@ REFUSED = [
     ({"features": {"streamable_shell": True}}, "codex_features streamable_shell: Codex 0.169.0 has no such feature."),
     (
         mcp(command="m", env={"GITHUB_TOKEN": "ghp"}),
-        "codex_mcp_servers: git.env.GITHUB_TOKEN: sounds like a secret, and codex_place: machine writes it into /etc/codex/config.toml, which "
-        "everyone on the machine reads. Write env_vars: [GITHUB_TOKEN], and put",
+        "codex_mcp_servers: git.env.GITHUB_TOKEN: sounds like a secret, and codex_place: machine writes it into /etc/codex/config.toml, "
+        "which everyone on the machine reads. Write env_vars: [GITHUB_TOKEN], and put",
     ),
     (mcp(command="m", env={"OPENAI_KEY": "sk"}), "Write env_vars: [OPENAI_KEY]"),
     (mcp(url="u", http_headers={"Authorization": "Bearer x"}), "Write env_http_headers: {Authorization: VARIABLE}"),
@@ -245,7 +245,7 @@ def certificates(tmp_path_factory):
 
 CERTIFICATES = [
     ("ca", None), ("two", None), ("key", "has a private key."), ("both", "has a private key."), ("der", "has no certificate as PEM text."),
-    ("empty", "has no certificate as PEM text."), ("none", "cannot be read: No such file or directory."), ("folder", "cannot be read: Is a dir"),
+    ("empty", "has no certificate as PEM text."), ("none", "cannot be read: No such file"), ("folder", "cannot be read: Is a"),
 ]  # fmt: skip
 
 
