@@ -1,5 +1,6 @@
 """A model of a hub reaches a server once, whole, with a token that nothing keeps; what nobody uses goes when it is asked to."""
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -174,3 +175,18 @@ def test_a_bundle_has_the_models_of_the_hub(server, hub, playbook):
         assert "other-1b" in server.check_output("tar -tf /srv/bundle.tar | grep model.safetensors")
     finally:
         server.check_output("rm -rf /srv/bundle.tar /var/lib/vllm-models/other-1b-*")
+
+
+def test_a_model_may_come_as_an_archive(server, key, playbook, tmp_path):
+    archive = tmp_path / "micro.tar.gz"
+    subprocess.run(["tar", "-C", ROOT / ".cache", "-czf", archive, "micro-model"], check=True)
+    before, number = set(models(server)), current(server)
+    code, said = playbook("gpu_servers", "--limit", "server1", **on_server1(model_source=str(archive)))
+    assert code == 0, said[-3000:]
+    (name,) = set(models(server)) - before
+    assert server.check_output("readlink /var/lib/vllm/micro/current/model") == f"/var/lib/vllm-models/{name}"
+    assert hashlib.sha256(archive.read_bytes()).hexdigest().startswith(name)
+    assert current(server) > number
+    assert answers(server, key)
+    code, said = playbook("gpu_servers", "--limit", "server1", **on_server1(model_source=str(archive)))
+    assert (code, "changed=0" in said) == (0, True), said[-3000:]

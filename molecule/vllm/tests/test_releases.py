@@ -226,3 +226,15 @@ def test_few_old_releases_are_kept(server, playbook):
     kept = server.check_output("ls /var/lib/vllm/micro/releases").split()
     assert 2 <= len(kept) <= 3
     assert str(current(server)) in kept
+
+
+def test_a_damaged_environment_is_made_again_by_what_its_diagnosis_advises(server2, key, playbook):
+    environment = server2.check_output("readlink -f /var/lib/vllm/micro/current/environment")
+    server2.check_output(f"rm $(find {environment}/lib -path '*/site-packages/vllm/version.py')")
+    assert server2.run("systemctl restart vllm@micro").rc != 0
+    status = server2.run("systemctl status --no-pager --lines=0 vllm@micro").stdout
+    assert "the environment lacks the Python module vllm.version" in status
+    code, said = playbook("gpu_servers", "--limit", "server2")
+    assert code == 0, said[-3000:]
+    assert answers(server2, key)
+    assert server2.check_output("readlink -f /var/lib/vllm/micro/current/environment") == environment
