@@ -2,12 +2,15 @@
 
 import base64
 import json
+import os
+import struct
 import subprocess
 
 import pytest
 from conftest import INVENTORY, SECRETS
 
 from lab import testing
+from lab.testing import ROOT
 
 PAGES = ("/setup", "/setup/config.toml", "/setup/install.sh")
 HOME = "/home/carl"
@@ -52,6 +55,27 @@ def test_the_key_is_the_password_and_nothing_else_opens_a_page(page, path):
         status, head, text = page(path, key)
         assert (status, "www-authenticate: basic realm=" in head) == (401, True), (key, head)
         assert "gw1/v1" not in text
+
+
+BROWSER = "chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --ignore-certificate-errors"
+
+
+@pytest.mark.skipif(not os.environ.get("OWNMETAL_BROWSER"), reason="OWNMETAL_BROWSER=1 asks for it: a browser of 120 MB is fetched")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_browser_shows_the_page(guest, keys, width):
+    """What it drew is left in the checkout's .cache, to be looked at."""
+    install = "apt-get -qqy install --no-install-recommends chromium fonts-dejavu-core >/dev/null"
+    guest.check_output(f"command -v chromium || (apt-get -qq update && DEBIAN_FRONTEND=noninteractive {install})")
+    drawn = f"{HOME}/setup-{width}.png"
+    page = f"{BROWSER} --window-size={width},1600 https://you:{keys['anna']}@gw1/setup 2>/dev/null"
+    said = guest.check_output("runuser -l carl -c %s", f"{page} --dump-dom && {page} --screenshot={drawn}")
+    assert "<h1>" in said
+    assert "/setup/install.sh" in said
+    assert keys["anna"] not in said
+    picture = base64.b64decode(guest.check_output(f"base64 {drawn}; rm {drawn}"))
+    (ROOT / f".cache/setup-{width}.png").write_bytes(picture)
+    assert struct.unpack(">II", picture[16:24]) == (width, 1600)
+    assert len(picture) > 20_000, "an empty page has some 4 KB"
 
 
 def test_a_password_opens_the_pages_alone(page, keys):
