@@ -21,8 +21,9 @@ elif ask app-server --help | grep -q -e --print-startup-config; then
 else
   said=$(ask app-server --strict-config $alone) && exit 0
 fi
-echo "$said" | sed -n 's/.*"message":"failed to load configuration: /Error: /; s/"}}$//; s/^Error: //p; /^Caused by:/{n; s/^ *//p; }' |
-  sed 's/^/Codex says: /; s/[^ ]*\.ownmetal-[^/]*\///' | head -n 3
+why=$(echo "$said" | sed -n 's/.*"message":"failed to load configuration: /Error: /; s/"}}$//; s/^Error: //p; /^Caused by:/{n; s/^ *//p; }' |
+  sed 's/^/Codex says: /; s/[^ ]*\.ownmetal-[^/]*\///' | head -n 3)
+echo "${why:-$(echo "$said" | tail -n 1)}"
 exit 1
 """.strip()
 

@@ -230,6 +230,7 @@ def codex():
     reads = f"{folder}/etc/config.toml {folder}/etc/managed_config.toml $CODEX_HOME/config.toml"
     program.write_text(f"""#!/bin/sh
 id -un >{folder}/said; echo "$@" >>{folder}/said; cat {reads} {folder}/etc/models.json 2>/dev/null >>{folder}/said
+! grep -qs odd {reads} || {{ echo "codex: not for you"; exit 1; }}
 ! grep -qs wrong {reads} || {{ echo "Error: it is wrong"; exit 1; }}
 """)
     program.chmod(0o755)
@@ -267,13 +268,16 @@ def test_a_file_of_the_machine_is_judged_in_its_place_beside_what_comes_with_it(
     assert set(codex.parent.glob("ownmetal-codex*")) <= before
 
 
-@pytest.mark.parametrize(("text", "right"), [("right = 1\n", True), ("wrong = 1\n", False)])
-def test_a_profile_is_judged_by_itself(codex, text, right):
+@pytest.mark.parametrize(
+    ("text", "right", "says"),
+    [("right = 1\n", True, ""), ("wrong = 1\n", False, "Codex says: it is wrong\n"), ("odd = 1\n", False, "codex: not for you\n")],
+)
+def test_a_profile_is_judged_by_itself(codex, text, right, says):
     (codex / "home").mkdir()
     (codex / "home/config.toml").write_text("wrong = 1\n")
     staged = codex / "home/.ownmetal-1/fast.config.toml"
     staged.parent.mkdir()
     staged.write_text(text)
-    assert judged(in_home(f"{codex}/codex", "lenient"), staged)[0] is right
+    assert judged(in_home(f"{codex}/codex", "lenient"), staged) == (right, says)
     # the provider that it names is in another file
     assert (codex / "said").read_text().split("\n")[1:] == ["features list -c model_provider=openai", text.strip(), ""]
