@@ -21,7 +21,8 @@ elif ask app-server --help | grep -q -e --print-startup-config; then
 else
   said=$(ask app-server --strict-config $alone) && exit 0
 fi
-why=$(echo "$said" | sed -n 's/.*"message":"failed to load configuration: /Error: /; s/"}}$//; s/^Error: //p; /^Caused by:/{n; s/^ *//p; }' |
+why=$(echo "$said" |
+  sed -n 's/.*"message":"failed to load configuration: /Error: /; s/"}}$//; s/^Error: //p; /^Caused by:/{n; s/^ *//p; }' |
   sed 's/^/Codex says: /; s/[^ ]*\.ownmetal-[^/]*\///' | head -n 3)
 echo "${why:-$(echo "$said" | tail -n 1)}"
 exit 1
