@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/vllm"
@@ -70,6 +71,14 @@ def test_a_gateway_that_is_away_leaves_the_server_in_the_turn_of_the_others(new,
     assert bool(code) == bool(away + fails), said
     assert re.search(words, said), said
     assert not re.search(r"Switch, start or restart[^*]*\*+ (changed|ok|fatal)", said)
+
+
+def test_a_pool_host_that_is_away_is_named_also_where_a_failure_ends_the_play(tmp_path):
+    role = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
+    variables = {**role, "__vllm_environments_missing": [{"id": "cpu-1"}], "vllm_pool_host": "pool1", "role_path": str(ROLE)}
+    code, said = play(tmp_path, [{"import_tasks": str(ROLE / "tasks/pool.yml")}], variables, gpu1={}, pool1=AWAY)
+    assert code != 0
+    assert "vllm_pool_host: pool1 was not reached, and gpu1 takes its environments from it." in said, said
 
 
 ENVIRONMENTS = [({"/opt/e/cpu-1": True}, []), ({"/opt/e/cpu-1": False}, ["cpu-1"])]
