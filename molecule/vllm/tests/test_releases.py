@@ -29,7 +29,7 @@ class Client(threading.Thread):
     ASK = """
 import http.client, json, os, sys, time, urllib.error, urllib.request
 key, counts = sys.stdin.readline().strip(), {"whole": 0, "refused": 0, "cut": 0}
-body = json.dumps({"model": "micro", "prompt": "Count slowly from one to a hundred, please. " * 4, "max_tokens": 8, "stream": True}).encode()
+body = json.dumps({"model": "micro", "prompt": "Count slowly from one to ten, please. " * 4, "max_tokens": 8, "stream": True}).encode()
 headers = {"Authorization": "Bearer " + key, "Content-Type": "application/json"}
 end = time.time() + 600
 while time.time() < end and not os.path.exists("/run/client-stop"):
