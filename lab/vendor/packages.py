@@ -16,9 +16,9 @@ SOURCE = "nvidia-graphics-drivers"
 SERVER = "https://vendor.invalid/compute/cuda/repos"  # what is written there as the vendor's own; nobody answers
 
 
-def unit(description: str, program: str, kind: str = "simple") -> str:
+def unit(description: str, program: str) -> str:
     """A service that starts one program."""
-    return f"[Unit]\nDescription={description}\n\n[Service]\nType={kind}\nExecStart={program}\n\n[Install]\nWantedBy=multi-user.target\n"
+    return f"[Unit]\nDescription={description}\n\n[Service]\nExecStart={program}\n\n[Install]\nWantedBy=multi-user.target\n"
 
 
 def daemon(name: str) -> str:
@@ -195,9 +195,7 @@ def distribution(kernel: str) -> Iterator[Package]:
             "/usr/libexec/stand-in-machine": (FILES / "stand-in-machine").read_text(),
             "/usr/local/sbin/modprobe": '#!/bin/sh\ncase " $*" in *" nvidia"*) exec /usr/libexec/stand-in-machine modprobe ;; esac\n',
             "/usr/bin/mokutil": "#!/bin/sh\n[ -e /etc/stand-in/secure-boot ] && echo SecureBoot enabled || echo SecureBoot disabled\n",
-            "/lib/systemd/system/stand-in-machine.service": unit("A machine with GPUs", "/usr/libexec/stand-in-machine", "oneshot")
-            .replace("[Service]", "DefaultDependencies=no\nBefore=sysinit.target\n\n[Service]\nRemainAfterExit=yes")
-            .replace("multi-user", "sysinit"),
+            "/lib/systemd/system/stand-in-machine.service": (FILES / "stand-in-machine.service").read_text(),
         },
         architecture="all",
     )
