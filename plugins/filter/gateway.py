@@ -45,9 +45,9 @@ def listing(settings: Mapping[str, Any]) -> str:
     return gateway_caddy.listing(models(settings))
 
 
-def leftovers(settings: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return what another engine, or another way to a certificate, has left, as entries of the module tree."""
-    return [{"dest": path, "state": "absent"} for path in gateway_leftovers.leftovers(settings)]
+def leftovers(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what another engine, or another way to a certificate, has left, as entries of the module tree: never shown."""
+    return [{"dest": path, "state": "absent", "secret": True} for path in gateway_leftovers.leftovers(settings)]
 
 
 def client_instances(instances: Sequence[Mapping[str, Any]], gateway: str, variables: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ ROUTES = {
 }
 TLS = ("private_ca", "files", "acme")
 COUNTS = ("port", *gateway_keys.LIMITS, "body_limit_mib", "stream_timeout")
+OR_NONE = ("hold", "key_overlap_hours")  # 0 is one too
 HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
 
 
@@ -107,16 +108,22 @@ def _routes(settings: Mapping[str, Any]) -> list[Refused]:
 
 def numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings with whole numbers where they stand as text; what is none stays, to be refused."""
-    return {key: int(value) if key in (*COUNTS, "hold") and str(value).isdecimal() else value for key, value in settings.items()}
+    return {key: int(value) if key in (*COUNTS, *OR_NONE) and str(value).isdecimal() else value for key, value in settings.items()}
 
 
 def _numbers(settings: Mapping[str, Any]) -> list[Refused]:
     unlimited = settings["engine"] in gateway_engines.ENGINES and not gateway_engines.limits_keys(settings["engine"])
     counts = [name for name in COUNTS if not (unlimited and name in gateway_keys.LIMITS)]
     wrong = [name for name in counts if not gateway_keys.is_count(settings[name])]
-    if not (gateway_keys.is_count(settings["hold"]) or settings["hold"] == 0):
-        wrong.append("hold")
-    return [Refused(f"gateway_{name}", f"{settings[name]!r} is no whole number above 0.", "Write one, or leave it out.") for name in wrong]
+    refusals = [
+        Refused(f"gateway_{name}", f"{settings[name]!r} is no whole number above 0.", "Write one, or leave it out.") for name in wrong
+    ]
+    for name in OR_NONE:
+        if not (gateway_keys.is_count(settings[name]) or (type(settings[name]) is int and settings[name] == 0)):
+            refusals.append(
+                Refused(f"gateway_{name}", f"{settings[name]!r} is no whole number.", "Write one, 0 for none, or leave it out.")
+            )
+    return refusals
 
 
 def models(instances: Sequence[Mapping[str, Any]], drained: Any, gateway: str) -> list[dict[str, Any]]:

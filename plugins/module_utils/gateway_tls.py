@@ -12,7 +12,7 @@ import datetime
 import fcntl
 import ipaddress
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional, Union
 
@@ -53,24 +53,36 @@ def made(directory: str, host: str, names: Sequence[str], make: bool = True, now
     """Return a gateway's pair, signed by the CA in ``directory``; both are made when they are not there.
 
     A pair that ends within 30 days, or lacks one of the names, is made anew. Without ``make`` nothing is, and a
-    placeholder stands for what would be.
+    placeholder stands for what would be. Raises Refused where half of the CA is missing and a certificate has to be signed.
     """
     now = now or _now()
     files = {part: os.path.join(directory, f"{name}.{ending}") for part, name, ending in _names(host)}
-    if not make and not all(os.path.exists(file) for file in files.values()):
-        return PLACEHOLDER
     if not make:
-        there = _pair(files)
-        return PLACEHOLDER if unfit(there, names, now + datetime.timedelta(days=RENEW_DAYS)) else there
+        return _ready(files, host, names, now) or PLACEHOLDER
     os.makedirs(directory, mode=0o700, exist_ok=True)
     with _alone(directory):  # several gateways are several processes, and there is one CA
-        if not os.path.exists(files["ca"]) or not os.path.exists(files["ca_key"]):
+        ready = _ready(files, host, names, now)
+        if ready:
+            return ready
+        if not os.path.exists(files["ca"]):
             _write_ca(files, now)
-        have = all(os.path.exists(files[part]) for part in ("certificate", "key"))
-        pair = _pair(files) if have else None
-        if pair is None or not _signed_by(pair) or unfit(pair, names, now + datetime.timedelta(days=RENEW_DAYS)):
-            _write_leaf(files, names, now)
+        _write_leaf(files, names, now)
         return _pair(files)
+
+
+def _ready(files: Mapping[str, str], host: str, names: Sequence[str], now: datetime.datetime) -> Optional[Pair]:
+    """Return the pair that is there and good; None where one is to be made. A CA's key may be kept elsewhere until then."""
+    have = {part: os.path.exists(file) for part, file in files.items()}
+    if have["ca"] and have["certificate"] and have["key"]:
+        pair = _pair(files)
+        if _signed_by(pair) and not unfit(pair, names, now + datetime.timedelta(days=RENEW_DAYS)):
+            return pair
+    if have["ca"] != have["ca_key"]:
+        missing, other = (files[part] for part in (("ca_key", "ca") if have["ca"] else ("ca", "ca_key")))
+        why = f"has to sign a certificate for {host}, and {missing} is not there."
+        instead = f"Put it back, or remove {other} too: a new CA is made then, which no client trusts yet."
+        raise Refused("gateway_tls: private_ca", why, instead)
+    return None
 
 
 def _names(host: str) -> tuple[tuple[str, str, str], ...]:
@@ -113,7 +125,7 @@ def _signed_by(pair: Pair) -> bool:
     return True
 
 
-def _write_ca(files: dict[str, str], now: datetime.datetime) -> None:
+def _write_ca(files: Mapping[str, str], now: datetime.datetime) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ownmetal.codex gateway CA {now:%Y-%m-%d}")])
     builder = _builder(name, name, key.public_key(), now, CA_DAYS)
@@ -124,7 +136,7 @@ def _write_ca(files: dict[str, str], now: datetime.datetime) -> None:
     _store(files["ca"], builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode())
 
 
-def _write_leaf(files: dict[str, str], names: Sequence[str], now: datetime.datetime) -> None:
+def _write_leaf(files: Mapping[str, str], names: Sequence[str], now: datetime.datetime) -> None:
     ca = x509.load_pem_x509_certificate(_read("gateway_secrets", files["ca"]).encode())
     ca_key = serialization.load_pem_private_key(_read("gateway_secrets", files["ca_key"]).encode(), password=None)
     if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
@@ -179,7 +191,7 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> str:
     return key.private_bytes(form, shape, serialization.NoEncryption()).decode()
 
 
-def _pair(files: dict[str, str]) -> Pair:
+def _pair(files: Mapping[str, str]) -> Pair:
     return Pair(*(_read("gateway_secrets", files[part]) for part in ("certificate", "key", "ca")))
 
 

@@ -7,6 +7,7 @@ import os
 import ssl
 
 import pytest
+from ansible_collections.ownmetal.codex.plugins.filter import gateway as gateway_filter
 from ansible_collections.ownmetal.codex.plugins.module_utils import (
     gateway_keys,
     gateway_leftovers,
@@ -29,7 +30,7 @@ def settings(**changes):
     usual = {
         "host": "gw1", "engine": "nginx", "listen": "0.0.0.0", "port": 443, "names": ["gw1"], "tls": "private_ca",
         "tls_certificate": "", "tls_key": "", "secrets": "/srv/secrets", "keys": [], "routes": ["responses"],
-        "requests_per_minute": 600, "burst": 40, "concurrency": 16, "body_limit_mib": 32, "hold": 120,
+        "requests_per_minute": 600, "burst": 40, "concurrency": 16, "body_limit_mib": 32, "hold": 120, "key_overlap_hours": 24,
         "stream_timeout": 3600, "monitors": [], "drained": [],
     "setup": False, "acme_directory": "", "acme_email": "", "acme_ca": "", "acme_agreed": False,
     }  # fmt: skip
@@ -84,6 +85,10 @@ REFUSED = [
     ({"hold": 0}, None),
     ({"hold": -1}, "gateway_hold"),
     ({"hold": "soon"}, "gateway_hold: 'soon' is no whole number"),
+    ({"key_overlap_hours": 0}, None),
+    ({"key_overlap_hours": "24h"}, "gateway_key_overlap_hours: '24h' is no whole number"),
+    ({"key_overlap_hours": -1}, "gateway_key_overlap_hours: -1 is no whole number"),
+    ({"key_overlap_hours": False}, "gateway_key_overlap_hours: False is no whole number"),
     ({"port": "8443"}, None),  # from a command line
     ({"drained": ["gpu1"]}, None),
     ({"drained": ["gpu1/coder"]}, None),
@@ -318,10 +323,25 @@ def test_a_certificate_is_renewed_in_time_and_not_before(tmp_path, days, names, 
 
 def test_a_new_ca_makes_a_new_certificate(tmp_path):
     first = gateway_tls.made(str(tmp_path), "gw1", ["gw1"], now=NOW)
-    (tmp_path / "ca.crt").unlink()
+    for name in ("ca.crt", "ca.key"):
+        (tmp_path / name).unlink()
     again = gateway_tls.made(str(tmp_path), "gw1", ["gw1"], now=NOW)
     assert again.ca != first.ca
     assert again.certificate != first.certificate
+
+
+def test_a_ca_whose_key_is_kept_elsewhere_is_not_replaced(tmp_path):
+    first = gateway_tls.made(str(tmp_path), "gw1", ["gw1"], now=NOW)
+    (tmp_path / "ca.key").unlink()
+    assert gateway_tls.made(str(tmp_path), "gw1", ["gw1"], now=NOW) == first
+    for host, names in (("gw1", ["gw1", "llm"]), ("gw2", ["gw2"])):
+        with pytest.raises(Refused, match=r"private_ca: has to sign .*ca\.key is not there"):
+            gateway_tls.made(str(tmp_path), host, names, now=NOW)
+    assert (tmp_path / "ca.crt").read_text() == first.ca
+
+
+def test_what_an_engine_leaves_is_shown_to_nobody():
+    assert {entry["secret"] for entry in gateway_filter.leftovers(settings())} == {True}
 
 
 def test_check_mode_makes_no_certificate(tmp_path):

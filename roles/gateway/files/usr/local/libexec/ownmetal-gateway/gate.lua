@@ -132,7 +132,7 @@ end
 
 -- GET from a server; returns the body of an answer of 200, or nothing
 local function get(address, path, header)
-  local host, port = address:match("^%[?(.-)%]?:(%d+)$")
+  local host, port = address:match("^(.+):(%d+)$") -- a socket takes IPv6 in brackets
   local socket = ngx.socket.tcp()
   socket:settimeouts(500, 500, 1000)
   if not socket:connect(host, tonumber(port)) then return nil end
@@ -184,18 +184,22 @@ function M.models()
   ngx.say('{"object":"list","data":', #rows > 0 and cjson.encode(rows) or "[]", "}")
 end
 
--- No server took the request, and nothing of an answer has been sent: wait for one, then ask again. nginx follows ten of
--- these turns, so one lasts until a server is well.
+-- No server took the request, and nothing of an answer has been sent: wait for one, then ask again. A server can be well and still not
+-- take it. nginx follows ten turns in all, one may go to M.other_key, and more would be its own page of an error 500: so the pauses
+-- share what is left of the time, and the last of our turns says no.
+local TURNS = 8
 function M.hold()
   local now = ngx.now()
   if now - ngx.req.start_time() >= state.stream_timeout then
     return refuse(504, "server_error", "timeout", "the model did not answer in time")
   end
-  local turn = tonumber(ngx.var.gateway_held)
-  local finish = turn or now + state.hold
-  ngx.var.gateway_held = finish
-  if turn then ngx.sleep(math.min(1, math.max(0, finish - now))) end
-  while ngx.now() < finish do
+  local turn = (tonumber(ngx.var.gateway_turn) or 0) + 1
+  local finish = tonumber(ngx.var.gateway_held) or now + state.hold
+  ngx.var.gateway_held, ngx.var.gateway_turn = finish, turn
+  -- the second comes soon: most often a server has just come back
+  if turn == 2 then ngx.sleep(math.min(1, math.max(0, finish - now))) end
+  if turn > 2 then ngx.sleep(math.max(0, finish - now) / (TURNS + 1 - math.min(turn, TURNS))) end
+  while turn < TURNS and ngx.now() < finish do
     for _, address in ipairs(state.models[ngx.var.gateway_model].servers) do
       if get(address, "/health") then return end
     end
