@@ -39,11 +39,11 @@ TABLE = (
     ),
     Ability("allow-list of routes, fixed headers to the servers", "yes", "yes", ("routes",)),
     Ability("`prompt_cache_key` keeps a conversation on its server", "yes", "by the header `session_id` alone"),
-    Ability("waiting for a server that restarts", "while none answers", "while none answers", ("hold",)),
+    Ability("waiting for a server that restarts", "while none answers", "while none takes a connection", ("hold",)),
     Ability(
         "another server is asked",
         "when one refuses, or dies before its first byte",
-        "when `/health` of one, asked before each request, does not answer 200",
+        "when one takes no connection; one whose `/health` is not 200 is a 503 for its conversations",
     ),
     Ability("draining, also by an upgrade of a server", "yes", "yes", ("drained",)),
     Ability("`/health` and `/metrics` for monitors", "yes", "yes", ("monitors",)),
@@ -53,6 +53,7 @@ TABLE = (
     Ability("a body without a length, with HTTP/2", "411 or 400", "yes"),
     Ability("certificates", "private CA, files, ACME (certbot)", "private CA, files, ACME (its own)", ("tls",)),
     Ability("reload without a lost stream", "yes", "yes"),
+    Ability("the model in the access log", "yes", ""),
     Ability("rotation of the access log", "logrotate, daily, 14 files", "its own, at 50 MB, 14 files"),
 )
 
