@@ -13,6 +13,7 @@ from lab.testing import ROOT
 
 INVENTORY = ROOT / "molecule/gateway/inventory"
 SECRETS = INVENTORY / ".secrets/gateway"
+DRAIN = "/usr/local/libexec/ownmetal-gateway/drain"
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +34,11 @@ def gateway():
 @pytest.fixture(scope="session")
 def developer():
     return testing.host("dev1", INVENTORY)
+
+
+@pytest.fixture(scope="session")
+def developer2():
+    return testing.host("dev2", INVENTORY)
 
 
 @pytest.fixture(scope="session")
@@ -76,19 +82,23 @@ def ask(developer, keys):
 
 
 READER = """
-import http.client, json, ssl, sys, time
+import hashlib, http.client, json, ssl, sys, time
 host, port, plain, tokens = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "http", int(sys.argv[5])
 key = open("/root/.key-" + sys.argv[4]).read()
 line = http.client.HTTPConnection(host, port) if plain else http.client.HTTPSConnection(host, port, context=ssl.create_default_context())
 message = {"role": "user", "content": "Count. [loop]"}
 body = {"model": "micro", "stream": True, "max_tokens": tokens, "messages": [message], "stream_options": {"include_usage": True}}
+body["temperature"] = 0
 line.request("POST", "/v1/chat/completions", json.dumps(body), {"Authorization": "Bearer " + key, "Content-Type": "application/json"})
 answer, start, times, text = line.getresponse(), time.time(), [], b""
 while piece := answer.read1(65536):
     times.append(time.time() - start)
     text += piece
 last = [json.loads(row[6:]) for row in text.decode().split("\\n\\n") if row.startswith("data: {")]
-print(json.dumps({"status": answer.status, "reads": len(times), "first": times[0], "last": times[-1],
+deltas = [choice["delta"] for row in last for choice in row["choices"]]
+gaps = [one - other for one, other in zip(times[1:], times)]
+print(json.dumps({"status": answer.status, "reads": len(times), "first": times[0], "last": times[-1], "gap": max(gaps, default=0),
+                  "events": len(deltas), "said": hashlib.sha256(json.dumps(deltas).encode()).hexdigest(),
                   "done": text.rstrip().endswith(b"[DONE]"), "tokens": (last[-1].get("usage") or {}).get("completion_tokens")}))
 """
 
@@ -152,9 +162,35 @@ def load(developer, stream):
     developer.run("touch /root/stop; sleep 2; pkill -xf 'python3 /root/load.py'; rm -f /root/load.py /root/load.out")
 
 
+@pytest.fixture
+def stand_in(gateway):
+    """Lead the gateway to a program of its own host, where no real server can be made to do a thing."""
+    folder, unit = "/etc/ownmetal-gateway", "systemctl {} ownmetal-gateway; sleep 1"
+    files = [name for name in ("nginx.conf", "state.json", "Caddyfile") if gateway.file(f"{folder}/{name}").exists]
+    gateway.check_output(f"mkdir -m 700 /root/kept; cd {folder}; cp -p {' '.join(files)} /root/kept/")
+
+    class StandIn:
+        def lead(self, address):
+            gateway.check_output(f"cd {folder}; sed -i -E 's/[0-9.]+:8001/{address}/g' {' '.join(files)}; {unit.format('reload')}")
+
+        def start(self, script):
+            gateway.run_expect([0], "cat >/run/stand_in.py <<'E'" + script + "E")
+            gateway.check_output("systemd-run --quiet --collect --unit=stand-in python3 /run/stand_in.py")
+
+    yield StandIn()
+    gateway.check_output(f"cp -p /root/kept/* {folder}/; rm -r /root/kept; {unit.format('reload')}")
+    gateway.run("systemctl stop stand-in; rm -f /run/stand_in.py")
+
+
 def reloads(gateway):
     """How many times the service was told to read its files again."""
     return int(gateway.check_output("journalctl -u ownmetal-gateway --no-pager | grep -c Reloaded || true"))
+
+
+def answered(developer, word):
+    """The status that a key gets."""
+    developer.check_output("umask 077; printf 'Authorization: Bearer %%s' %s >/root/.header", word)
+    return developer.check_output("curl -s -o /dev/null -w '%{http_code}' -H @/root/.header https://gw1/v1/models; rm /root/.header")
 
 
 RUNNING = "curl -sf https://gw1/metrics/server{1,2}/micro | awk '/^vllm:num_requests_running/ {sum += $2} END {print sum + 0}'"

@@ -1,22 +1,25 @@
-"""What holds with either engine: who is let in to what of all that vLLM has, streams, and the real Codex."""
+"""What holds with either engine: who is let in to what of all that vLLM has, streams, faults, new keys, and the real Codex."""
 
+import hashlib
 import json
 import re
+import time
 
 import pytest
-from conftest import RUNNING, SECRETS, codex_calls_a_tool, reloads, wait
+from conftest import RUNNING, SECRETS, answered, codex_calls_a_tool, reloads, wait
 
 # what Caddy cannot honour is left out of these
 KEYS = [{"team": "red", "name": "anna"}, {"team": "blue", "name": "bea"}, {"team": "blue", "name": "ben", "expires": "2026-01-31"}]
+ALSO = {"nginx": {}, "caddy": {"gateway_engine": "caddy", "gateway_keys": KEYS}}
 
 
 @pytest.fixture(scope="module", params=["nginx", "caddy"], autouse=True)
 def engine(request, playbook, gateway):
     if request.param == "caddy":
-        code, said = playbook("gateways", gateway_engine="caddy", gateway_keys=KEYS)
+        code, said = playbook("gateways", **ALSO["caddy"])
         assert code == 0, said[-3000:]
     assert gateway.run("pgrep -x %s", request.param).rc == 0
-    yield
+    yield request.param
     if request.param == "caddy":
         code, said = playbook("gateways")
         assert code == 0, said[-3000:]
@@ -29,16 +32,28 @@ BODIES = {
 }
 BODY = {"model": "micro", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
 OPEN = {("post", "/v1/chat/completions"), ("post", "/v1/responses"), ("get", "/v1/models")}
-HIDDEN = {("get", path) for path in ("/metrics", "/docs", "/redoc", "/openapi.json", "/health", "/ping", "/version", "/load")}
+# what vLLM's source declares, in whatever way it starts; with what FastAPI adds by itself
+FRAMEWORK = {("get", path) for path in ("/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect")}
+DECLARED = r"""
+import json, pathlib, re, sys
+words = re.compile(r'(?:[.](get|post|put|delete|websocket|add_api_route|mount)|Mount)[(]\s*"(/[^"]*)"')
+found = pathlib.Path(sys.argv[1]).rglob("*.py")
+print(json.dumps(sorted({row.groups() for path in found for row in words.finditer(path.read_text())}, key=str)))
+"""
 
 
 @pytest.fixture(scope="session")
-def routes(gateway):
-    """What vLLM itself says it has, and what it does not say."""
+def routes(gateway, server):
+    """What vLLM itself says it has, and what its source has besides."""
     said = json.loads(gateway.check_output("curl -sf http://server1:8001/openapi.json"))["paths"]
-    known = {(method, re.sub(r"\{\w+\}", "x", path)) for path, methods in said.items() for method in methods}
-    assert ("post", "/invocations") in known, known
-    return sorted(known | HIDDEN)
+    known = {(method, path) for path, methods in said.items() for method in methods}
+    source = server.check_output("find / -xdev -path '*/site-packages/vllm/entrypoints' -prune -print | head -n 1")
+    server.run_expect([0], "cat >/run/declared.py <<'E'" + DECLARED + "E")
+    declared = json.loads(server.check_output("python3 /run/declared.py %s; rm /run/declared.py", source))
+    methods = {"websocket": "get", "mount": "get", None: "get", "add_api_route": "post"}
+    every = known | FRAMEWORK | {(methods.get(method, method), path) for method, path in declared}
+    assert {("post", "/invocations"), ("get", "/metrics"), ("post", "/collective_rpc"), ("get", "/v1/realtime")} <= every
+    return sorted({(method, re.sub(r"\{\w+\}", "x", path)) for method, path in every})
 
 
 SWEEP = """
@@ -77,6 +92,15 @@ def test_without_a_good_key_no_route_answers(sweep, key):
         assert "choices" not in said
 
 
+def test_a_key_of_another_team_reaches_no_model_that_is_not_its_own(sweep, engine):
+    """eve may use none. Caddy refuses such an inventory, so it does not know her key."""
+    answers = {(method, path): (status, said) for method, path, status, said in sweep("eve")}
+    posts = {answers[route][0] for route in OPEN if route[0] == "post"}
+    assert posts == {404 if engine == "nginx" else 401}
+    assert engine == "caddy" or json.loads(answers["get", "/v1/models"][1])["data"] == []
+    assert {route for route, (status, _) in answers.items() if status == 200} <= {("get", "/v1/models"), ("get", "/health")}
+
+
 def test_with_a_good_key_the_open_routes_answer_and_nothing_else(sweep):
     answers = sweep("anna")
     assert {(method, path) for method, path, status, _ in answers if status == 200} == OPEN | {("get", "/health")}
@@ -97,9 +121,11 @@ def test_an_expired_key_is_told_apart_and_a_revoked_one_has_no_file(ask):
     assert list(SECRETS.glob("keys/*/gone.key")) == []
 
 
-def test_the_server_itself_is_reached_by_the_gateway_alone(developer, gateway):
-    assert developer.run("curl -s -m 3 http://server1:8001/health").rc == 7  # refused by the firewall
-    assert gateway.check_output("curl -s -o /dev/null -w '%{http_code}' http://server1:8001/health") == "200"
+def test_the_servers_themselves_are_reached_by_the_gateway_alone(developer, developer2, gateway):
+    for server in ("server1", "server2"):
+        for host in (developer, developer2):
+            assert host.run("curl -s -m 3 http://%s:8001/health", server).rc == 7  # refused by the firewall, whatever the route
+        assert gateway.check_output("curl -s -o /dev/null -w '%%{http_code}' http://%s:8001/health", server) == "200"
 
 
 def test_monitors_see_the_servers_numbers_and_others_do_not(developer, server):
@@ -122,10 +148,11 @@ def test_events_pass_as_they_come(developer, gateway, stream):
     through = json.loads(developer.check_output(stream(400)))
     direct = json.loads(gateway.check_output(stream(400, "internal", "server1 8001 http")))
     assert (through["status"], through["done"], through["tokens"]) == (200, True, 400)
-    assert direct["tokens"] == 400
+    assert (direct["tokens"], through["events"], through["said"]) == (400, direct["events"], direct["said"])  # the same, in the same order
     # the first is there long before the last. Pieces that wait for a busy processor join; buffered, they would be some six
     assert through["first"] < through["last"] / 4
     assert through["reads"] > 40, (through, direct)
+    assert through["gap"] < through["last"] / 2, (through, direct)
 
 
 def test_who_goes_away_frees_the_server(developer, stream):
@@ -147,6 +174,129 @@ def test_reloads_lose_no_stream(developer, gateway, stream):
     assert said.count('"tokens"') == 20, said
     ends = [json.loads(line) for line in developer.check_output("cat /root/s.*").splitlines()]
     assert [(end["status"], end["done"], end["tokens"]) for end in ends] == [(200, True, 1500)] * 20
+
+
+def test_reloads_lose_no_stream_of_http2(developer, gateway, keys):
+    """Six in one connection."""
+    body = {"model": "micro", "stream": True, "max_tokens": 1500, "messages": [{"role": "user", "content": "Count. [loop]"}]}
+    developer.run_expect([0], "umask 077; cat >/root/.body <<'E'\n" + json.dumps(body) + "\nE")
+    developer.check_output("umask 077; printf 'Authorization: Bearer %%s\\nContent-Type: application/json' %s >/root/.header", keys["anna"])
+    one = "-sN --http2 -H @/root/.header --data-binary @/root/.body -w '%{http_version}\\n' https://gw1/v1/chat/completions -o /root/h2."
+    every = " --next ".join(f"{one}{number}" for number in range(6))
+    developer.check_output(f"rm -f /root/h2.*; (curl -Z --parallel-max 6 {every} >/root/h2.versions 2>&1 &)")
+    wait(lambda: developer.check_output(RUNNING) != "0")
+    for _ in range(3):
+        gateway.check_output("systemctl reload ownmetal-gateway; sleep 1")
+    wait(lambda: developer.run("pgrep -x curl").rc != 0, 400)
+    assert developer.check_output("cat /root/h2.versions").split() == ["2"] * 6
+    assert developer.check_output("grep -l 'DONE' /root/h2.[0-9] | wc -l") == "6"
+    developer.check_output("rm /root/h2.* /root/.header /root/.body")
+
+
+def test_a_new_certificate_cuts_no_stream(developer, gateway, stream, playbook, engine):
+    """As when the old one nears its end."""
+    serial = "echo | openssl s_client -connect gw1:443 2>/dev/null | openssl x509 -noout -serial"
+    before = developer.check_output(serial)
+    developer.check_output(f"({stream(8000)} >/root/s.1 2>&1 &)")
+    wait(lambda: developer.check_output(RUNNING) == "1")
+    for kind in ("crt", "key"):
+        (SECRETS / f"gateway-gw1.{kind}").unlink()
+    code, said = playbook("gateways", **ALSO[engine])
+    assert code == 0, said
+    assert developer.check_output(serial) != before
+    assert developer.check_output(RUNNING) == "1"  # it was at work all along
+    wait(lambda: developer.run("pgrep -f '^python3 /root/reader.py'").rc != 0, 400)
+    end = json.loads(developer.check_output("cat /root/s.1; rm /root/s.1"))
+    assert (end["status"], end["done"], end["tokens"]) == (200, True, 8000)
+
+
+def test_a_server_that_is_killed_under_load_costs_only_what_it_was_saying(server2, load, engine):
+    time.sleep(10)
+    server2.check_output("systemctl kill -s KILL vllm@micro")
+    time.sleep(60)
+    said = load()
+    print(engine, said)
+    lost = said.get("cut", 0)
+    if engine == "caddy":  # see the table in docs/gateway.md: it asks another one only where no connection is taken
+        lost += sum(number for answer, number in said.items() if answer.startswith("503 ") and "model_unavailable" in answer)
+    assert lost + said["200 whole"] == sum(said.values()), said
+    assert lost <= 4  # of four at a time: with nginx, those whose first byte had come
+    assert said["200 whole"] > 20, said
+    wait(lambda: server2.run("systemctl is-active vllm@micro").stdout.strip() == "active", 240)
+
+
+CODEX = """
+cd /home/dev/work && while [ ! -e stop ]; do
+codex exec --json --ephemeral --skip-git-repo-check 'Create hello.txt' </dev/null 2>/dev/null |
+grep -o '"type":"turn[.][a-z]*"' | tail -n 1 >>turns; done
+"""
+
+
+def test_a_rotation_fails_no_run_of_codex_and_the_old_key_ends_by_itself(playbook, developer, gateway, keys, engine):
+    word = f"autumn-{time.time_ns()}"
+    before, others = keys["anna"], keys["bea"]
+    developer.check_output("install -d -o dev -g dev /home/dev/work; rm -f /home/dev/work/turns /home/dev/work/stop")
+    developer.check_output("cat >/run/loop.sh <<'E'" + CODEX + "E")
+    developer.check_output("systemd-run --quiet --collect --unit=loop --uid=dev --setenv=HOME=/home/dev bash /run/loop.sh")
+    count = reloads(gateway)
+    try:
+        code, said = playbook("rotate_keys", key_team="red", key_rotation=word, **ALSO[engine])
+        assert code == 0, said
+        developer.check_output("sleep 8")
+    finally:
+        developer.check_output("touch /home/dev/work/stop; for n in $(seq 60); do systemctl -q is-active loop || break; sleep 1; done")
+    turns = developer.check_output("cat /home/dev/work/turns").splitlines()
+    print(engine, len(turns), "runs of Codex")
+    assert len(turns) > 3
+    assert set(turns) == {'"type":"turn.completed"'}
+    after = keys["anna"]
+    assert after != before
+    assert (answered(developer, before), answered(developer, after)) == ("200", "200")
+    assert (keys["bea"], reloads(gateway)) == (others, count + 1)
+    assert developer.check_output("cat /home/dev/.codex/ownmetal-vllm.key") == after
+
+    code, said = playbook("rotate_keys", key_team="red", key_rotation=word, **ALSO[engine])
+    assert (code, said.count("changed=0")) == (0, 5), said
+
+    # the window is of hours: its end is brought forward, in the file that a rotation keeps
+    file = SECRETS / "keys/red/anna.old"
+    kept = json.loads(file.read_text())
+    end = int(time.time()) + 60
+    for row in kept["keys"]:
+        row["until"] = end
+    assert hashlib.sha256(before.encode()).hexdigest() in file.read_text()
+    file.write_text(json.dumps(kept))
+    code, said = playbook("gateways", **ALSO[engine])
+    assert code == 0, said
+    assert (time.time() < end, answered(developer, before)) == (True, "200")
+    count = reloads(gateway)
+    time.sleep(max(0, end - time.time()) + 2)
+    assert (answered(developer, before), answered(developer, after), reloads(gateway)) == ("401", "200", count)
+
+
+SILENT = """
+import http.server, time
+class Silent(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"data: first\\n\\n")
+        time.sleep(75)
+        self.wfile.write(b"data: last\\n\\n")
+http.server.ThreadingHTTPServer(("127.0.0.1", 8199), Silent).serve_forever()
+"""
+
+
+def test_a_silence_longer_than_any_common_limit_is_waited_for(stand_in, ask):
+    """A stand-in for a model that thinks for 75 s between two events: the real one cannot be made to."""
+    stand_in.start(SILENT)
+    stand_in.lead("127.0.0.1:8199")
+    status, said = ask("/v1/responses", body={"model": "micro", "input": "x", "stream": True})
+    assert (status, said.split()) == (200, ["data:", "first", "data:", "last"])
 
 
 def test_large_bodies(developer, ask):
@@ -173,7 +323,7 @@ def test_slow_headers_are_cut_off(developer):
         "s = ssl.create_default_context().wrap_socket(line, server_hostname='gw1'); "
         "s.send(b'POST /v1/responses HTTP/1.1\\r\\nHost: gw1\\r\\n'); t = time.time(); s.recv(1000); print(time.time() - t)"
     )
-    assert float(developer.check_output("python3 -c %s", script)) < 20
+    assert 5 < float(developer.check_output("python3 -c %s", script)) < 20
 
 
 def test_the_real_codex_makes_a_tool_call_through_the_gateway(developer):

@@ -60,6 +60,13 @@ def test_the_log_is_rotated_and_goes_on(gateway, ask):
     ask("/v1/models")
     assert "models" in gateway.check_output("sleep 1; cat /var/log/ownmetal-gateway/access.log")
     assert gateway.file("/var/log/ownmetal-gateway/access.log.1").exists
+    assert gateway.service("logrotate.timer").is_running
+
+
+def test_the_log_has_who_came_with_a_key_that_has_expired(gateway, ask):
+    assert ask("/v1/models", "ben")[0] == 401
+    line = json.loads(gateway.check_output("tail -n 1 /var/log/ownmetal-gateway/access.log"))
+    assert (line["key"], line["team"], line["status"]) == ("blue/ben", "blue", 401)
 
 
 def test_it_is_not_root_and_the_distributions_own_is_off(gateway):

@@ -1,8 +1,8 @@
-"""Limits, a restart that is waited for, a long silence."""
+"""Limits, a restart that is waited for, servers by IPv6, and some that are well and answer nothing."""
 
 import json
 
-from conftest import RUNNING, codex_calls_a_tool, wait
+from conftest import DRAIN, RUNNING, codex_calls_a_tool, wait
 
 
 def test_a_key_has_limits_and_another_does_not_feel_them(developer, ask, stream):
@@ -18,46 +18,53 @@ def test_a_key_has_limits_and_another_does_not_feel_them(developer, ask, stream)
     assert {ask("/v1/models", "anna")[0] for _ in range(10)} == {200}
 
 
-def test_a_restart_of_the_only_server_is_waited_for(server, developer, playbook):
+def test_a_restart_of_the_only_server_is_waited_for(server, developer, gateway):
     """Killed and started again, and the other one drained: Codex, which gives up on its own after 3 s, gets its answers, late."""
-    assert playbook("gateways", gateway_drained=["server2"])[0] == 0
+    assert gateway.check_output(f"{DRAIN} out server2 30") == "micro"
     try:
         server.check_output("systemctl kill -s KILL vllm@micro")
         assert server.run("curl -s -m 2 127.0.0.1:8001/health").rc != 0
         codex_calls_a_tool(developer)
         wait(lambda: server.run("systemctl is-active vllm@micro").stdout.strip() == "active", 120)
     finally:
-        assert playbook("gateways")[0] == 0
+        assert gateway.check_output(f"{DRAIN} back server2") == "micro"
 
 
-def test_a_silence_longer_than_any_common_limit_is_waited_for(gateway, developer, keys):
-    """A stand-in for a model that thinks for 75 s between two events: the real one cannot be made to."""
-    gateway.check_output("cat >/run/silent.py <<'E'" + SILENT + "E\nsystemd-run --quiet --collect --unit=silent python3 /run/silent.py")
-    config = gateway.check_output("cat /etc/ownmetal-gateway/nginx.conf")
-    try:
-        gateway.check_output("sed -i -E 's/server [0-9.]+:8001 /server 127.0.0.1:8199 /' /etc/ownmetal-gateway/nginx.conf")
-        gateway.check_output("systemctl reload ownmetal-gateway; sleep 1")
-        said = developer.check_output(
-            "umask 077; printf 'Authorization: Bearer %%s' %s >/root/.header; curl -sN -H @/root/.header "
-            "-H 'Content-Type: application/json' -d %s https://gw1/v1/responses; rm /root/.header",
-            keys["anna"],
-            '{"model": "micro", "input": "x", "stream": true}',
-        )
-        assert said.split() == ["data:", "first", "data:", "last"]
-    finally:
-        gateway.run_expect([0], "cat >/etc/ownmetal-gateway/nginx.conf <<'E'\n" + config + "\nE")
-        gateway.check_output("systemctl stop silent; systemctl reload ownmetal-gateway")
-
-
-SILENT = """
-import http.server, time
-class Silent(http.server.BaseHTTPRequestHandler):
+# by IPv6: the lab's model servers have none
+IPV6 = """
+import http.server, json, socket
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+class Model(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.say({"data": [{"id": "micro", "max_model_len": 4711}]})
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
+        self.say({"by": "ipv6"})
+    def say(self, what):
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(b"data: first\\n\\n")
-        time.sleep(75)
-        self.wfile.write(b"data: last\\n\\n")
-http.server.ThreadingHTTPServer(("127.0.0.1", 8199), Silent).serve_forever()
+        self.wfile.write(json.dumps(what).encode())
+Server(("::1", 8199), Model).serve_forever()
 """
+DEAF = IPV6.replace('self.say({"by": "ipv6"})', "pass")
+
+
+def test_a_server_by_ipv6_is_waited_for_and_asked_for_its_length(stand_in, ask, gateway):
+    stand_in.lead("[::1]:8199")
+    gateway.run_expect([0], "cat >/run/stand_in.py <<'E'" + IPV6 + "E")
+    gateway.check_output("systemd-run --quiet --collect --on-active=4 --unit=stand-in python3 /run/stand_in.py")
+    status, said = ask("/v1/responses", body={"model": "micro", "input": "x"})
+    assert (status, json.loads(said)) == (200, {"by": "ipv6"})
+    assert json.loads(ask("/v1/models")[1])["data"][0]["max_model_len"] == 4711
+
+
+def test_servers_that_are_well_and_drop_every_request_end_in_a_503(stand_in, ask, playbook):
+    assert playbook("gateways", gateway_hold=10)[0] == 0
+    try:
+        stand_in.start(DEAF)
+        stand_in.lead("[::1]:8199")
+        status, said = ask("/v1/responses", body={"model": "micro", "input": "x"})
+        assert (status, json.loads(said)["error"]["code"]) == (503, "model_unavailable")
+    finally:
+        assert playbook("gateways")[0] == 0

@@ -25,10 +25,29 @@ local function read(path)
   return text
 end
 
+-- Which addresses of an upstream take requests: nginx's own file says so, and the drain program changes that one alone.
+local function open_addresses(conf)
+  local open, upstream = {}, nil
+  for line in conf:gmatch("[^\n]+") do
+    upstream = line:match("^ *upstream (%S+) {$") or upstream
+    local address, how = line:match("^ *server (%S+)([^;]*);")
+    if address and upstream then open[upstream .. " " .. address] = not how:find(" down", 1, true) end
+  end
+  return open
+end
+
 -- once for each start and reload: a worker of before goes on with what it had
-function M.load(path)
+function M.load(path, conf)
   local text = assert(read(path))
   state, loaded = assert(cjson.decode(text)), digest(text)
+  local open = open_addresses(assert(read(conf)))
+  for _, model in pairs(state.models) do
+    local servers = {}
+    for _, address in ipairs(model.servers) do
+      if open[model.upstream .. " " .. address] then servers[#servers + 1] = address end
+    end
+    model.servers = servers
+  end
 end
 
 local function refuse(status, kind, code, message, after)
@@ -60,11 +79,11 @@ function M.authenticate()
   if not key then
     return refuse(401, "invalid_request_error", "invalid_api_key", "unknown key")
   end
+  ngx.var.gateway_key, ngx.var.gateway_team = key.key, key.team -- the log has who came with an expired one, too
   if is_given(key.expires) and ngx.time() >= key.expires then
     return refuse(401, "invalid_request_error", "expired_api_key", "this key has expired: ask for a new one")
   end
-  ngx.ctx.key = key
-  ngx.var.gateway_key, ngx.var.gateway_team, ngx.var.gateway_class = key.key, key.team, key.class
+  ngx.ctx.key, ngx.var.gateway_class = key, key.class
 end
 
 -- For /setup alone: a browser cannot send a bearer key by itself, so the key is the password of any user name there.
@@ -96,7 +115,7 @@ local function body_of_request()
   if type(body) ~= "table" then
     return refuse(400, "invalid_request_error", "invalid_json", "the body is no JSON object")
   end
-  return body
+  return body, #text
 end
 
 -- requests of one conversation go to one server, whose prefix cache has its beginning
@@ -105,9 +124,14 @@ local function affinity(body)
   return ngx.var.http_session_id or (ngx.var.gateway_key .. ngx.var.remote_addr)
 end
 
+local LARGE_BYTES = 1048576
 function M.route()
-  local body = body_of_request()
-  local name = body.model
+  local body, bytes = body_of_request()
+  local name, conversation = body.model, affinity(body)
+  if bytes > LARGE_BYTES then
+    body = nil -- its tables can have thirty times its size: they go now, not when Lua would come round to it
+    collectgarbage()
+  end
   if type(name) ~= "string" then
     return refuse(400, "invalid_request_error", "model_required", "the body has to name a model")
   end
@@ -116,7 +140,7 @@ function M.route()
     return refuse(404, "invalid_request_error", "model_not_found", "there is no such model for this key: see /v1/models")
   end
   ngx.var.gateway_model, ngx.var.gateway_upstream = name, model.upstream
-  ngx.var.gateway_authorization, ngx.var.gateway_affinity = model.authorizations[1], affinity(body)
+  ngx.var.gateway_authorization, ngx.var.gateway_affinity = model.authorizations[1], conversation
 end
 
 -- A server answered 401: while the servers' own key is rotated some have the new one, and some the one before.
