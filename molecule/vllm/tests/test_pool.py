@@ -117,9 +117,13 @@ def test_a_second_run_does_nothing(fetched, playbook):
     assert "from the pool" not in said
 
 
+def lab_ip(host, *words):
+    """Change a host's network: from outside, for it may not do so itself."""
+    subprocess.run([sys.executable, "-m", "lab", "exec", host, "ip", *words], cwd=ROOT, check=True)
+
+
 def route(*words):
-    """Change the second server's routes: from outside, for it may not do so itself."""
-    subprocess.run([sys.executable, "-m", "lab", "exec", "server2", "ip", "route", *words], cwd=ROOT, check=True)
+    lab_ip("server2", "route", *words)
 
 
 @pytest.fixture
@@ -138,6 +142,23 @@ def test_a_server_without_a_way_out_alone(emptied, playbook, uplink):
     assert code == 0, said[-3000:]
     assert len(environments(emptied)) == 1
     assert uplink()["server2"] - before == 0
+
+
+@pytest.fixture
+def by_ipv6(emptied, server):
+    """The two servers know each other by IPv6, too."""
+    addresses = {"server1": "fd00:6f77::1", "server2": "fd00:6f77::2"}
+    for name, address in addresses.items():
+        lab_ip(name, "-6", "address", "add", f"{address}/64", "dev", "eth0", "nodad")
+    yield addresses["server1"]
+    for name, address in addresses.items():
+        lab_ip(name, "-6", "address", "del", f"{address}/64", "dev", "eth0")
+
+
+def test_a_pool_by_ipv6(by_ipv6, emptied, playbook):
+    code, said = playbook("gpu_servers", *INSTALL, "--limit", "server2", vllm_pool_address=by_ipv6, **PLACES)
+    assert code == 0, said[-3000:]
+    assert len(environments(emptied)) == 1
 
 
 def test_a_server_that_does_not_reach_the_pool_says_what_to_open(emptied, playbook, addresses):
