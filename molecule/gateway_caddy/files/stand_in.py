@@ -2,11 +2,13 @@
 
 import http.server
 import json
+import os
 import socket
 import threading
 import time
 
 KEY = "/root/key"
+ILL = "/root/ill"  # while there is such a file, the server is not well
 lock = threading.Lock()
 
 
@@ -29,7 +31,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         if self.path == "/health":
-            self.say(200, "")
+            self.say(503 if os.path.exists(ILL) else 200, "")
         elif self.path == "/metrics":
             self.say(200, f'vllm:num_requests_running{{engine="0"}} {Server.running}\n')
         else:

@@ -40,6 +40,7 @@ def test_who_is_let_in_to_what(ask, path, name, post, status, words):
 
 def test_nothing_of_the_client_but_its_body_reaches_a_server(ask):
     options = "-H 'X-Evil: 1' -H 'Cookie: a=b' -H 'X-Forwarded-For: 192.0.2.9' -H 'X-Gateway-Key: red/eve' -H 'Content-Type: text/plain'"
+    options += " -H '1234: a' -H '_: a' -H '!: a'"
     said = json.loads(ask("/v1/responses", body=BODY, options=options)[1])
     assert set(said["headers"]) == {"Host", "Content-Length", "Content-Type", "Authorization", "X-Request-Id"}
     assert said["headers"]["Authorization"] == f"Bearer {key('internal')}"

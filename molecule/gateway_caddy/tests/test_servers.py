@@ -3,7 +3,7 @@
 import json
 
 from ansible_collections.ownmetal.codex.plugins.module_utils import gateway_rotation
-from conftest import SECRETS, give_key, key, main_pid, stream, streams_through, wait
+from conftest import NAME, SECRETS, give_key, key, main_pid, stream, streams_through, wait
 
 DRAIN = "/usr/local/libexec/ownmetal-gateway/drain"
 RUNNING = "curl -sk https://gw1/metrics/server{1,2}/micro | awk '{sum += $2} END {print sum + 0}'"
@@ -63,6 +63,32 @@ def test_a_request_waits_while_no_server_answers(ask, servers):
     finally:
         for server in servers.values():
             server.check_output("systemctl start stand-in")
+
+
+def test_a_server_that_is_ill_costs_nothing(ask, servers):
+    assert set(who(ask).values()) == {"server1", "server2"}
+    servers["server2"].check_output("touch /root/ill")
+    try:
+        assert set(who(ask).values()) == {"server1"}
+    finally:
+        servers["server2"].check_output("rm /root/ill")
+    wait(lambda: set(who(ask).values()) == {"server1", "server2"}, 10)
+
+
+def test_requests_wait_while_every_server_is_ill(ask, client, servers):
+    ask("/v1/models")
+    for server in servers.values():
+        server.check_output("touch /root/ill; systemd-run --quiet --on-active=6 --timer-property=AccuracySec=100ms rm /root/ill")
+    # side by side: who comes later finds servers that are known to be ill
+    options = "-s -m 100 -o /dev/null -w '%{http_code} %{time_total}\\n' --cacert /root/ca.crt -H @/root/header --data '{}'"
+    asked = f'curl {options} -H "session_id: s$n" https://{NAME}/v1/responses'
+    try:
+        said = client.check_output(f"for n in 1 2 3 4; do {asked} & sleep 0.3; done; wait").splitlines()
+        assert [line.split()[0] for line in said] == ["200"] * 4, said
+        assert min(float(line.split()[1]) for line in said) > 1, said
+    finally:
+        for server in servers.values():
+            server.check_output("rm -f /root/ill")
 
 
 def test_a_drained_server_ends_its_streams_and_gets_nothing_new(ask, client, gateway):
