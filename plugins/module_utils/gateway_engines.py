@@ -53,7 +53,7 @@ TABLE = (
     Ability("a client that takes nothing of an answer", "is cut off after `gateway_stream_timeout`", "is kept"),
     Ability("a body without a length, with HTTP/2", "411 or 400", "yes"),
     Ability("certificates", "private CA, files, ACME (certbot)", "private CA, files, ACME (its own)", ("tls",)),
-    Ability("reload without a lost stream", "yes", "yes"),
+    Ability("reload without a lost stream", "yes", "yes, but a request that waits for a server gets a 503"),
     Ability("the model in the access log", "yes", ""),
     Ability("rotation of the access log", "logrotate, daily, 14 files", "its own, at 50 MB, 14 files"),
 )
