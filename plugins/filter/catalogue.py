@@ -28,6 +28,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils.folder_digest impor
 from ansible_collections.ownmetal.codex.plugins.module_utils.inventory_names import misspelt, unknown
 from ansible_collections.ownmetal.codex.plugins.module_utils.inventory_names import play_hosts as hosts_of_play
 from ansible_collections.ownmetal.codex.plugins.module_utils.model_rules import NEWEST_CODEX
+from ansible_collections.ownmetal.codex.plugins.module_utils.networks import is_loopback
 from ansible_collections.ownmetal.codex.plugins.module_utils.own_tracks import known as known_tracks
 from ansible_collections.ownmetal.codex.plugins.module_utils.program_files import program_files
 from ansible_collections.ownmetal.codex.plugins.module_utils.pythons import source
@@ -130,6 +131,14 @@ def catalogue_problems(hostvars: Mapping[str, Any], servers: Sequence[str], trac
     return list(found)
 
 
+def pool_problems(server: str, host: str, address: str) -> list[str]:
+    """Return what is wrong with the address by which a server reaches its pool; none when nothing is."""
+    if host == server or not is_loopback(address):
+        return []
+    why = f"of the pool host {host} is {address}: on {server} that is {server} itself."
+    return [str(Refused("vllm_pool_address", why, f"Write the address by which the servers reach {host}."))]
+
+
 def key_problems(key: Any, variable: str = "vllm_api_key") -> list[str]:
     """Return the sentence about a key that is none, without the key."""
     if usable(key):
@@ -192,6 +201,7 @@ class FilterModule:
             "catalogue": catalogue,
             "catalogue_problems": catalogue_problems,
             "key_problems": key_problems,
+            "pool_problems": pool_problems,
             "path_problems": path_problems,
             "number_problems": number_problems,
             "python_problems": python_problems,

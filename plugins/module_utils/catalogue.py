@@ -21,6 +21,7 @@ from .flags import Flags, number, plain
 from .flags import find as find_flags
 from .instance_keys import KEYS, is_text
 from .instance_rules import change
+from .networks import is_loopback
 from .own_tracks import known as known_tracks
 from .track_choice import candidates
 from .tracks import AUTO, Track
@@ -348,7 +349,4 @@ def local_url(instance: Mapping[str, Any]) -> str:
 
 def is_local(instance: Mapping[str, Any]) -> bool:
     """Tell whether an instance can be reached from its own server only."""
-    try:
-        return ipaddress.ip_address(instance["host"]).is_loopback
-    except ValueError:
-        return bool(instance["host"] == "localhost")
+    return is_loopback(instance["host"])

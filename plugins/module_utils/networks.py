@@ -25,6 +25,14 @@ def network(text: Any) -> Network:
         raise ValueError(f"is an address with a network's length: write {near}, or {text.partition('/')[0]} alone") from None
 
 
+def is_loopback(text: Any) -> bool:
+    """Tell whether a host's name or address means the one who asks. IPv6 may have brackets."""
+    try:
+        return ipaddress.ip_address(str(text).strip("[]")).is_loopback
+    except ValueError:
+        return str(text) == "localhost"
+
+
 def is_sources(value: Any) -> bool:
     """Tell whether a value is a list of addresses and networks."""
     return isinstance(value, list) and not [*bad_sources(value)]

@@ -1,6 +1,7 @@
 """The catalogue: what an inventory says, what comes of it, and the sentence for each mistake."""
 
 import pytest
+from ansible_collections.ownmetal.codex.plugins.filter.catalogue import pool_problems
 from ansible_collections.ownmetal.codex.plugins.module_utils.catalogue import base_url, catalogue, config, instances, is_local, merge
 from ansible_collections.ownmetal.codex.plugins.module_utils.errors import Refused
 from ansible_collections.ownmetal.codex.plugins.module_utils.tracks import track
@@ -148,3 +149,20 @@ def test_the_catalogue_has_every_server():
     }
     found = catalogue(hostvars, ["gpu1", "gpu2"], TRACK.name)
     assert [(row["server"], row["base_url"]) for row in found] == [("gpu1", "http://gpu1:8000/v1"), ("gpu2", "http://gpu2:9000/v1")]
+
+
+POOLS = [
+    # server, pool host, its address, words of the refusal or none
+    ("gpu2", "gpu1", "192.0.2.1", None),
+    ("gpu2", "gpu1", "gpu1.example.com", None),
+    ("gpu1", "gpu1", "127.0.0.1", None),  # what is at hand is not fetched
+    ("gpu1", "controller", "localhost", "vllm_pool_address: of the pool host controller is localhost: on gpu1 that is"),
+    ("gpu1", "controller", "127.0.1.1", "is 127.0.1.1"),
+    ("gpu1", "controller", "[::1]", "is [::1]"),
+]
+
+
+@pytest.mark.parametrize(("server", "host", "address", "words"), POOLS)
+def test_a_pool_that_a_server_would_look_for_at_home_is_refused(server, host, address, words):
+    found = " ".join(pool_problems(server, host, address))
+    assert words in found if words else found == ""
