@@ -66,6 +66,11 @@ def server_key_files(hostvars: Mapping[str, Any], servers: Sequence[str]) -> lis
     return gateway_state.key_files({server: hostvars[server] for server in servers})
 
 
+def left_out(hostvars: Mapping[str, Any], gateways: Sequence[str], secrets: str, present: Sequence[str]) -> list[str]:
+    """Return the gateways that share the files of people's keys, and are no part of the run."""
+    return gateway_rotation.left_out(secrets, {gateway: hostvars[gateway] for gateway in gateways}, present)
+
+
 class FilterModule:
     """The filters of the role."""
 
@@ -82,6 +87,7 @@ class FilterModule:
             "gateway_client_instances": client_instances,
             "gateway_setup": gateway_setup.setup,
             "gateway_key_files": key_files,
+            "gateway_left_out": left_out,
             "gateway_server_key_files": server_key_files,
         }
         return {name: readable(function) for name, function in functions.items()}

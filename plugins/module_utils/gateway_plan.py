@@ -24,6 +24,7 @@ ROUTES = {
 TLS = ("private_ca", "files", "acme")
 COUNTS = ("port", *gateway_keys.LIMITS, "body_limit_mib", "stream_timeout")
 OR_NONE = ("hold", "key_overlap_hours")  # 0 is one too
+LAST_PORT, ACME_PORT = 65535, 80
 HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
 
 
@@ -75,15 +76,18 @@ def _addresses(settings: Mapping[str, Any]) -> list[Refused]:
     if not isinstance(names, list) or not names:
         found.append(Refused("gateway_names", "names nothing.", "Write the names and addresses that clients use."))
     else:
-        found += [
-            Refused("gateway_names", f"{name!r} is neither a host's name nor an address.", "Write it without scheme, port and path.")
-            for name in names
-            if not (isinstance(name, str) and (HOST_NAME.fullmatch(name) or _is_address(name)))
-        ]
+        found += [_bad_name(name) for name in names if not (isinstance(name, str) and (HOST_NAME.fullmatch(name) or _is_address(name)))]
     found += [Refused("gateway_monitors", why, "Write a list such as ['192.0.2.0/24'].") for why in bad_sources(settings["monitors"])]
     if not os.path.isabs(os.path.expanduser(str(settings["secrets"]))):
         found.append(Refused("gateway_secrets", f"{settings['secrets']} depends on where Ansible is started.", "Write an absolute path."))
     return found
+
+
+def _bad_name(name: Any) -> Refused:
+    why = f"{name!r} is neither a host's name nor an address."
+    if isinstance(name, str) and HOST_NAME.fullmatch(name.replace("_", "-")):  # as the name in the inventory, which is the default
+        return Refused("gateway_names", why, "A host's name has no '_': write the names and addresses that clients use.")
+    return Refused("gateway_names", why, "Write it without scheme, port and path.")
 
 
 def _is_address(text: Any) -> bool:
@@ -99,11 +103,13 @@ def _routes(settings: Mapping[str, Any]) -> list[Refused]:
     if not isinstance(routes, list) or not routes:
         return [Refused("gateway_routes", "opens nothing.", "Write [chat/completions, responses], or leave it out.")]
     otherwise = f"Known are {', '.join(ROUTES)}; /v1/models is always open to who has a key."
-    return [
+    found = [
         Refused(f"gateway_routes: {name}", "is no route that a gateway opens.", nearest(str(name), ROUTES, otherwise))
         for name in routes
-        if name not in ROUTES
+        if not (isinstance(name, str) and name in ROUTES)
     ]
+    twice = [name for name in ROUTES if routes.count(name) > 1]
+    return found + [Refused(f"gateway_routes: {name}", "stands twice.", "Remove one.") for name in twice]
 
 
 def numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +129,15 @@ def _numbers(settings: Mapping[str, Any]) -> list[Refused]:
             refusals.append(
                 Refused(f"gateway_{name}", f"{settings[name]!r} is no whole number.", "Write one, 0 for none, or leave it out.")
             )
+    port = settings["port"]
+    if gateway_keys.is_count(port) and port > LAST_PORT:
+        refusals.append(Refused("gateway_port", f"{port} is no port: the last one is {LAST_PORT}.", "Write one, or leave it out for 443."))
+    if port == ACME_PORT and settings["tls"] == "acme" and settings["engine"] == "nginx":
+        why = f"{port} is where certbot answers the authority, whenever it renews the certificate."
+        refusals.append(Refused("gateway_port", why, "Write another one, or leave it out for 443."))
+    if settings["user"] == "root":
+        why = "is root, and what reads the requests of strangers must not be."
+        refusals.append(Refused("gateway_user", why, "Write another name, or leave it out."))
     return refusals
 
 
@@ -185,7 +200,7 @@ def _unknown_drained(instances: Sequence[Mapping[str, Any]], drained: Sequence[s
     return [
         Refused(f"gateway_drained: {name}", "leads to no instance.", nearest(str(name), known, "Write SERVER or SERVER/INSTANCE."))
         for name in drained
-        if name not in known
+        if not (isinstance(name, str) and name in known)
     ]
 
 

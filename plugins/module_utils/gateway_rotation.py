@@ -117,3 +117,17 @@ def finish_servers(files: Sequence[str], make: bool = True) -> list[str]:
     for file in found if make else []:
         os.unlink(file + BEFORE)
     return found
+
+
+def left_out(secrets: str, variables: Mapping[str, Mapping[str, Any]], present: Sequence[str]) -> list[str]:
+    """Return the gateways that have their keys from the files of ``secrets``, and are no part of a run.
+
+    ``variables`` are those of each gateway of the inventory, ``present`` the hosts of the run.
+    """
+    shared = os.path.expanduser(secrets)
+    return [
+        gateway
+        for gateway, said in variables.items()
+        if gateway not in present
+        and os.path.expanduser(str(said.get("gateway_secrets") or f"{said.get('inventory_dir')}/.secrets/gateway")) == shared
+    ]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from . import gateway_caddy, gateway_keys, gateway_plan
-from .api_key import read_or_make
+from .api_key import PLACEHOLDER, read_or_make
 from .errors import Refused
 from .gateway_rotation import digest, servers_before
 
@@ -64,6 +64,10 @@ def text(
     directory = os.path.expanduser(str(settings["secrets"]))
     caddy = settings["engine"] == "caddy"
     keys = gateway_keys.table(settings["keys"], directory, usual(settings), make, read)
+    internal = {digest(key) for pair in server_keys.values() for key in pair if key not in ("", PLACEHOLDER)}
+    for whose in [row["key"] for own, row in keys.items() if own in internal]:
+        why = "holds the model servers' own key, which no client may have."
+        raise Refused(os.path.join(directory, "keys", f"{whose}.key"), why, "Remove that file to have a key made.")
     state = {
         "keys": {} if caddy else keys,
         "models": gateway_plan.lua_models(models, {} if caddy else headers),

@@ -52,7 +52,7 @@ def given(certificate: str, key: str, names: Sequence[str], now: Optional[dateti
 def made(directory: str, host: str, names: Sequence[str], make: bool = True, now: Optional[datetime.datetime] = None) -> Pair:
     """Return a gateway's pair, signed by the CA in ``directory``; both are made when they are not there.
 
-    A pair that ends within 30 days, or lacks one of the names, is made anew. Without ``make`` nothing is, and a
+    A pair that ends within 30 days (or with the CA), or lacks one of the names, is made anew. Without ``make`` nothing is, and a
     placeholder stands for what would be. Raises Refused where half of the CA is missing and a certificate has to be signed.
     """
     now = now or _now()
@@ -75,13 +75,19 @@ def _ready(files: Mapping[str, str], host: str, names: Sequence[str], now: datet
     have = {part: os.path.exists(file) for part, file in files.items()}
     if have["ca"] and have["certificate"] and have["key"]:
         pair = _pair(files)
-        if _signed_by(pair) and not unfit(pair, names, now + datetime.timedelta(days=RENEW_DAYS)):
+        # none outlives its CA: in its last days a new one would end no later
+        by_then = max(now, min(now + datetime.timedelta(days=RENEW_DAYS), _end(pair.ca) - SLACK))
+        if _signed_by(pair) and not unfit(pair, names, by_then):
             return pair
     if have["ca"] != have["ca_key"]:
         missing, other = (files[part] for part in (("ca_key", "ca") if have["ca"] else ("ca", "ca_key")))
         why = f"has to sign a certificate for {host}, and {missing} is not there."
         instead = f"Put it back, or remove {other} too: a new CA is made then, which no client trusts yet."
         raise Refused("gateway_tls: private_ca", why, instead)
+    end = _end(_read("gateway_secrets", files["ca"])) if have["ca"] else None
+    if end and now >= end:
+        why = f"its CA, {files['ca']}, has ended on {end:%Y-%m-%d}."
+        raise Refused("gateway_tls: private_ca", why, "Remove it and its key: a new CA is made then, which no client trusts yet.")
     return None
 
 
@@ -125,10 +131,14 @@ def _signed_by(pair: Pair) -> bool:
     return True
 
 
+def _end(certificate: str) -> datetime.datetime:
+    return x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
+
+
 def _write_ca(files: Mapping[str, str], now: datetime.datetime) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ownmetal.codex gateway CA {now:%Y-%m-%d}")])
-    builder = _builder(name, name, key.public_key(), now, CA_DAYS)
+    builder = _builder(name, name, key.public_key(), now, now - SLACK + datetime.timedelta(days=CA_DAYS))
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_usage(signs=True), critical=True)
     builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -144,7 +154,9 @@ def _write_leaf(files: Mapping[str, str], names: Sequence[str], now: datetime.da
     key = ec.generate_private_key(ec.SECP256R1())
     # the common name is history, and takes 64 characters: clients read the alternative names
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
-    builder = _builder(subject, ca.subject, key.public_key(), now, LEAF_DAYS)
+    builder = _builder(
+        subject, ca.subject, key.public_key(), now, min(now - SLACK + datetime.timedelta(days=LEAF_DAYS), ca.not_valid_after_utc)
+    )
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(signs=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -155,11 +167,10 @@ def _write_leaf(files: Mapping[str, str], names: Sequence[str], now: datetime.da
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime.datetime, days: int
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime.datetime, end: datetime.datetime
 ) -> x509.CertificateBuilder:
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
-    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - SLACK)
-    return builder.not_valid_after(now - SLACK + datetime.timedelta(days=days))
+    return builder.serial_number(x509.random_serial_number()).not_valid_before(now - SLACK).not_valid_after(end)
 
 
 def _usage(signs: bool) -> x509.KeyUsage:

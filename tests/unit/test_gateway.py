@@ -32,7 +32,7 @@ def settings(**changes):
         "tls_certificate": "", "tls_key": "", "secrets": "/srv/secrets", "keys": [], "routes": ["responses"],
         "requests_per_minute": 600, "burst": 40, "concurrency": 16, "body_limit_mib": 32, "hold": 120, "key_overlap_hours": 24,
         "stream_timeout": 3600, "monitors": [], "drained": [],
-    "setup": False, "acme_directory": "", "acme_email": "", "acme_ca": "", "acme_agreed": False,
+    "setup": False, "user": "ownmetal-gateway", "acme_directory": "", "acme_email": "", "acme_ca": "", "acme_agreed": False,
     }  # fmt: skip
     return {**usual, **changes}
 
@@ -81,6 +81,16 @@ REFUSED = [
     ({"routes": []}, "gateway_routes: opens nothing."),
     ({"routes": ["response"]}, "Did you mean responses?"),
     ({"routes": ["tokenize"]}, "Known are"),
+    ({"routes": [["responses"]]}, "gateway_routes: ['responses']: is no route"),
+    ({"routes": ["responses", "responses"]}, "gateway_routes: responses: stands twice. Remove one."),
+    ({"names": ["gw_1"]}, "A host's name has no '_': write the names and addresses that clients use."),
+    ({"user": "root"}, "gateway_user: is root"),
+    ({"port": 65535}, None),
+    ({"port": 70000}, "gateway_port: 70000 is no port: the last one is 65535."),
+    ({**ACME, "port": 80}, "gateway_port: 80 is where certbot answers the authority"),
+    ({**ACME, **CADDY, "port": 80}, None),
+    ({"port": 80}, None),
+    ({"drained": [{"gpu1": 1}]}, "gateway_drained: {'gpu1': 1}: leads to no instance."),
     ({"port": 0}, "gateway_port: 0 is no whole number above 0."),
     ({"hold": 0}, None),
     ({"hold": -1}, "gateway_hold"),
@@ -258,6 +268,17 @@ def test_in_check_mode_no_key_is_made(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("make", [True, False])
+def test_nobody_has_the_servers_own_key(tmp_path, make):
+    file = tmp_path / "keys/red/anna.key"
+    file.parent.mkdir(parents=True)
+    file.write_text(SERVER_KEYS["gpu1"][0] + "\n")
+    file.chmod(0o600)
+    with pytest.raises(Refused, match=r"red/anna.key: holds the model servers' own key") as refused:
+        gateway_state.text(settings(keys=[ANNA], secrets=str(tmp_path)), [instance()], SERVER_KEYS, "pem", make)
+    assert SERVER_KEYS["gpu1"][0] not in str(refused.value)
+
+
 def test_two_people_do_not_share_a_key(tmp_path):
     keys = [ANNA, {**ANNA, "name": "ben"}]
     gateway_keys.table(keys[:1], str(tmp_path), gateway_state.usual(settings()), True)
@@ -319,6 +340,18 @@ def test_a_certificate_is_renewed_in_time_and_not_before(tmp_path, days, names, 
     assert again.ca == first.ca
     assert gateway_tls.unfit(again, names, NOW + datetime.timedelta(days=days)) == ""
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.[ck]*")} == {0o600}
+
+
+def test_no_certificate_outlives_its_ca_and_one_that_has_ended_signs_nothing(tmp_path):
+    gateway_tls.made(str(tmp_path), "gw1", ["gw1"], now=NOW)
+    end = gateway_tls._end((tmp_path / "ca.crt").read_text())
+    last = gateway_tls.made(str(tmp_path), "gw1", ["gw1"], now=end - datetime.timedelta(days=100))
+    assert gateway_tls._end(last.certificate) == end
+    assert gateway_tls.made(str(tmp_path), "gw1", ["gw1"], now=end - datetime.timedelta(days=1)) == last  # not made anew with each run
+    for make in (True, False):
+        with pytest.raises(Refused, match=r"private_ca: its CA, \S+/ca\.crt, has ended on \S+ Remove it and its key"):
+            gateway_tls.made(str(tmp_path), "gw1", ["gw1"], make=make, now=end)
+    assert (tmp_path / "ca.crt").read_text() == last.ca
 
 
 def test_a_new_ca_makes_a_new_certificate(tmp_path):

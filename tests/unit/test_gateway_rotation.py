@@ -157,3 +157,14 @@ def test_a_broken_file_of_old_keys_is_named(file):
         json.dump({"keys": 1}, stream)
     with pytest.raises(Refused, match=r"anna.old: cannot be read"):
         gateway_rotation.before(file)
+
+
+def test_a_rotation_without_a_gateway_that_has_the_same_keys_is_known():
+    known = {
+        "gw1": {"inventory_dir": "/inv"},
+        "gw2": {"inventory_dir": "/inv", "gateway_secrets": "/inv/.secrets/gateway"},
+        "gw3": {"inventory_dir": "/inv", "gateway_secrets": "/srv/others"},
+    }
+    rows = [(["gw1", "gw2", "gw3"], []), (["gw1"], ["gw2"]), (["gw2", "dev1"], ["gw1"]), (["gw3"], ["gw1", "gw2"])]
+    assert [gateway_rotation.left_out("/inv/.secrets/gateway", known, present) for present, _ in rows] == [out for _, out in rows]
+    assert gateway_rotation.left_out("/srv/others", known, ["gw3"]) == []

@@ -38,6 +38,20 @@ def test_a_key_is_revoked_for_the_next_request_and_comes_back(playbook, ask):
     assert ask("/v1/models")[0] == 200
 
 
+def test_a_developer_machine_forgets_a_ca_that_its_gateway_has_no_more(playbook, developer):
+    trusted = "/usr/local/share/ca-certificates/ownmetal-gateway.crt"
+    asks = "curl -s -o /dev/null https://gw1/health"
+    assert (developer.file(trusted).exists, developer.run(asks).rc) == (True, 0)
+    for changed in (True, False):
+        code, said = playbook("developers", "--limit", "dev1", gateway_tls="files")
+        assert code == 0, said
+        assert (developer.file(trusted).exists, developer.run(asks).rc) == (False, 60)  # who it is cannot be verified
+        assert ("changed=0" not in said) is changed
+    code, said = playbook("developers", "--limit", "dev1")
+    assert code == 0, said
+    assert developer.run(asks).rc == 0
+
+
 def test_a_key_may_be_for_some_models(playbook, ask):
     rows = [{"team": "red", "name": "anna", "models": []}]
     assert playbook("gateways", gateway_keys=rows)[0] == 0
