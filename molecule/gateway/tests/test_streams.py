@@ -68,3 +68,13 @@ def test_servers_that_are_well_and_drop_every_request_end_in_a_503(stand_in, ask
         assert (status, json.loads(said)["error"]["code"]) == (503, "model_unavailable")
     finally:
         assert playbook("gateways")[0] == 0
+
+
+FULL = IPV6.replace('self.say({"by": "ipv6"})', "self.send_error(429)")
+
+
+def test_a_servers_own_429_is_not_said_to_be_the_keys(stand_in, ask):
+    stand_in.start(FULL)
+    stand_in.lead("[::1]:8199")
+    status, said = ask("/v1/responses", body={"model": "micro", "input": "x"})
+    assert (status, json.loads(said)["error"]["message"]) == (429, "the model's server takes no more requests now")
