@@ -95,10 +95,14 @@ while piece := answer.read1(65536):
     times.append(time.time() - start)
     text += piece
 last = [json.loads(row[6:]) for row in text.decode().split("\\n\\n") if row.startswith("data: {")]
-deltas = [choice["delta"] for row in last for choice in row["choices"]]
+said = {}  # a busy server puts several tokens into one event: the text is compared, and not its pieces
+for row in last:
+    for choice in row["choices"]:
+        for part, piece in choice["delta"].items():
+            said[part] = said.get(part, "") + (piece if isinstance(piece, str) else "")
 gaps = [one - other for one, other in zip(times[1:], times)]
 print(json.dumps({"status": answer.status, "reads": len(times), "first": times[0], "last": times[-1], "gap": max(gaps, default=0),
-                  "events": len(deltas), "said": hashlib.sha256(json.dumps(deltas).encode()).hexdigest(),
+                  "said": hashlib.sha256(json.dumps(said).encode()).hexdigest(),
                   "done": text.rstrip().endswith(b"[DONE]"), "tokens": (last[-1].get("usage") or {}).get("completion_tokens")}))
 """
 
