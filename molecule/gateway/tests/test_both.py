@@ -178,7 +178,7 @@ def test_reloads_lose_no_stream(developer, gateway, stream):
 
 def test_reloads_lose_no_stream_of_http2(developer, gateway, keys):
     """Six in one connection."""
-    body = {"model": "micro", "stream": True, "max_tokens": 1500, "messages": [{"role": "user", "content": "Count. [loop]"}]}
+    body = {"model": "micro", "stream": True, "max_tokens": 6000, "messages": [{"role": "user", "content": "Count. [loop]"}]}
     developer.run_expect([0], "umask 077; cat >/root/.body <<'E'\n" + json.dumps(body) + "\nE")
     developer.check_output("umask 077; printf 'Authorization: Bearer %%s\\nContent-Type: application/json' %s >/root/.header", keys["anna"])
     one = "-sN --http2 -H @/root/.header --data-binary @/root/.body -w '%{http_version}\\n' https://gw1/v1/chat/completions -o /root/h2."
@@ -197,7 +197,7 @@ def test_a_new_certificate_cuts_no_stream(developer, gateway, stream, playbook, 
     """As when the old one nears its end."""
     serial = "echo | openssl s_client -connect gw1:443 2>/dev/null | openssl x509 -noout -serial"
     before = developer.check_output(serial)
-    developer.check_output(f"({stream(8000)} >/root/s.1 2>&1 &)")
+    developer.check_output(f"({stream(30000)} >/root/s.1 2>&1 &)")
     wait(lambda: developer.check_output(RUNNING) == "1")
     for kind in ("crt", "key"):
         (SECRETS / f"gateway-gw1.{kind}").unlink()
@@ -207,7 +207,7 @@ def test_a_new_certificate_cuts_no_stream(developer, gateway, stream, playbook, 
     assert developer.check_output(RUNNING) == "1"  # it was at work all along
     wait(lambda: developer.run("pgrep -f '^python3 /root/reader.py'").rc != 0, 400)
     end = json.loads(developer.check_output("cat /root/s.1; rm /root/s.1"))
-    assert (end["status"], end["done"], end["tokens"]) == (200, True, 8000)
+    assert (end["status"], end["done"], end["tokens"]) == (200, True, 30000)
 
 
 def test_a_server_that_is_killed_under_load_costs_only_what_it_was_saying(server2, load, engine):
