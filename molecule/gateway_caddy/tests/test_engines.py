@@ -15,7 +15,7 @@ OF_NGINX = {"/etc/ownmetal-gateway/nginx.conf", "/etc/ownmetal-gateway/state.jso
 OF_CADDY = {"/etc/ownmetal-gateway/Caddyfile", "/etc/ownmetal-gateway/secrets.caddy", "/run/ownmetal-gateway/admin.sock"}
 NONSENSE = {  # what the role's own checks would not let through
     "caddy": {"__gateway_listing": "` nonsense {"},
-    "nginx": {"__gateway_said_limits": "' nonsense;"},
+    "nginx": {"__gateway_said_limits": '" nonsense;'},
 }
 SUMS = "cat /etc/ownmetal-gateway/* /etc/systemd/system/ownmetal-gateway.service | sha256sum"
 
