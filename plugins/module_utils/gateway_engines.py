@@ -50,6 +50,7 @@ TABLE = (
     Ability("`/setup` for developers without Ansible", "yes", "", ("setup",)),
     Ability("a limit of bodies", "413", "413", ("body_limit_mib",)),
     Ability("a body that comes slowly", "is cut off after 60 s of silence", "is waited for"),
+    Ability("an answer that its server did not end", "is cut off", "may end as if it were whole"),
     Ability("a client that takes nothing of an answer", "is cut off after `gateway_stream_timeout`", "is kept"),
     Ability("a body without a length, with HTTP/2", "411 or 400", "yes"),
     Ability("certificates", "private CA, files, ACME (certbot)", "private CA, files, ACME (its own)", ("tls",)),
