@@ -25,6 +25,7 @@ TLS = ("private_ca", "files", "acme")
 COUNTS = ("port", *gateway_keys.LIMITS, "body_limit_mib", "stream_timeout")
 OR_NONE = ("hold", "key_overlap_hours")  # 0 is one too
 LAST_PORT, ACME_PORT = 65535, 80
+USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
 
 
@@ -138,6 +139,8 @@ def _numbers(settings: Mapping[str, Any]) -> list[Refused]:
     if settings["user"] == "root":
         why = "is root, and what reads the requests of strangers must not be."
         refusals.append(Refused("gateway_user", why, "Write another name, or leave it out."))
+    elif not (isinstance(settings["user"], str) and USER.fullmatch(settings["user"])):  # to systemd nothing is root, and so is 0
+        refusals.append(Refused("gateway_user", f"{settings['user']!r} is no user's name.", "Write one, or leave it out."))
     return refusals
 
 
