@@ -12,7 +12,7 @@ import calendar
 import datetime
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Callable, Optional
 
 from .api_key import read_or_make
@@ -125,10 +125,12 @@ def table(
     usual: Mapping[str, int],
     make: bool,
     read: Callable[[str, bool], str] = read_or_make,
+    internal: Collection[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """Return, by digest, what a gateway knows of each key; files that are not there yet are made.
 
-    Raises Refused where two keys are one word: the log could not tell who asked.
+    Raises Refused where two keys are one word: the log could not tell who asked; and where one is of the model servers, whose digests
+    are ``internal``.
     """
     found: dict[str, dict[str, Any]] = {}
     for entry in present(entries):
@@ -137,6 +139,8 @@ def table(
         own = digest(key)
         if own in found and make:
             raise Refused(file, f"holds the same key as {found[own]['key']}'s file.", "Remove one of the two files to have a key made.")
+        if own in internal:
+            raise Refused(file, "holds the model servers' own key, which no client may have.", "Remove that file to have a key made.")
         row = {
             "key": identity(entry),
             "team": entry["team"],
@@ -145,6 +149,7 @@ def table(
             "models": entry.get("models"),
         }
         for old, until in before(file).items():
-            found.setdefault(old, {**row, "expires": min(until, row["expires"] or until)})
+            if old not in internal:  # that one has no overlap: it was never to be a person's
+                found.setdefault(old, {**row, "expires": min(until, row["expires"] or until)})
         found[own] = row
     return found

@@ -63,11 +63,8 @@ def text(
     headers = gateway_plan.backend_authorizations(models, server_keys)
     directory = os.path.expanduser(str(settings["secrets"]))
     caddy = settings["engine"] == "caddy"
-    keys = gateway_keys.table(settings["keys"], directory, usual(settings), make, read)
     internal = {digest(key) for pair in server_keys.values() for key in pair if key not in ("", PLACEHOLDER)}
-    for whose in [row["key"] for own, row in keys.items() if own in internal]:
-        why = "holds the model servers' own key, which no client may have."
-        raise Refused(os.path.join(directory, "keys", f"{whose}.key"), why, "Remove that file to have a key made.")
+    keys = gateway_keys.table(settings["keys"], directory, usual(settings), make, read, internal)
     state = {
         "keys": {} if caddy else keys,
         "models": gateway_plan.lua_models(models, {} if caddy else headers),

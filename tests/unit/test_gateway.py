@@ -12,6 +12,7 @@ from ansible_collections.ownmetal.codex.plugins.module_utils import (
     gateway_keys,
     gateway_leftovers,
     gateway_plan,
+    gateway_rotation,
     gateway_state,
     gateway_tls,
 )
@@ -282,6 +283,18 @@ def test_nobody_has_the_servers_own_key(tmp_path, make):
     with pytest.raises(Refused, match=r"red/anna.key: holds the model servers' own key") as refused:
         gateway_state.text(settings(keys=[ANNA], secrets=str(tmp_path)), [instance()], SERVER_KEYS, "pem", make)
     assert SERVER_KEYS["gpu1"][0] not in str(refused.value)
+
+
+def test_the_servers_own_key_has_no_overlap_where_it_was_a_persons(tmp_path):
+    """Its file has another one by now: there is nothing to remove, and the gateway does not take it."""
+    file, own = tmp_path / "keys/red/anna.key", SERVER_KEYS["gpu1"][0]
+    file.parent.mkdir(parents=True)
+    file.write_text(own + "\n")
+    file.chmod(0o600)
+    gateway_rotation.rotate([str(file)], "first", 1_800_000_000, 3600)
+    for known in (SERVER_KEYS, {"gpu1": ("the-new-key-of-the-servers", own)}):
+        state = json.loads(gateway_state.text(settings(keys=[ANNA], secrets=str(tmp_path)), [instance()], known, "pem", True))
+        assert list(state["keys"]) == [hashlib.sha256(file.read_text().strip().encode()).hexdigest()]
 
 
 def test_two_people_do_not_share_a_key(tmp_path):
