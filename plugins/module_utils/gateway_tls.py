@@ -53,7 +53,8 @@ def made(directory: str, host: str, names: Sequence[str], make: bool = True, now
     """Return a gateway's pair, signed by the CA in ``directory``; both are made when they are not there.
 
     A pair that ends within 30 days (or with the CA), or lacks one of the names, is made anew. Without ``make`` nothing is, and a
-    placeholder stands for what would be. Raises Refused where half of the CA is missing and a certificate has to be signed.
+    placeholder stands for what would be. Raises Refused where the CA has ended, and where half of it is missing and a certificate has
+    to be signed.
     """
     now = now or _now()
     files = {part: os.path.join(directory, f"{name}.{ending}") for part, name, ending in _names(host)}
@@ -73,6 +74,11 @@ def made(directory: str, host: str, names: Sequence[str], make: bool = True, now
 def _ready(files: Mapping[str, str], host: str, names: Sequence[str], now: datetime.datetime) -> Optional[Pair]:
     """Return the pair that is there and good; None where one is to be made. A CA's key may be kept elsewhere until then."""
     have = {part: os.path.exists(file) for part, file in files.items()}
+    end = _end(_read("gateway_secrets", files["ca"])) if have["ca"] else None
+    if end and now >= end:  # before all else: a certificate that was made without this rule may be good for longer, and nobody takes it
+        why = f"its CA, {files['ca']}, has ended on {end:%Y-%m-%d}."
+        instead = f"Remove it and {files['ca_key']}, and run site.yml: a new CA is made then, which every machine has to trust anew."
+        raise Refused("gateway_tls: private_ca", why, instead)
     if have["ca"] and have["certificate"] and have["key"]:
         pair = _pair(files)
         # none outlives its CA: in its last days a new one would end no later
@@ -84,10 +90,6 @@ def _ready(files: Mapping[str, str], host: str, names: Sequence[str], now: datet
         why = f"has to sign a certificate for {host}, and {missing} is not there."
         instead = f"Put it back, or remove {other} too: a new CA is made then, which no client trusts yet."
         raise Refused("gateway_tls: private_ca", why, instead)
-    end = _end(_read("gateway_secrets", files["ca"])) if have["ca"] else None
-    if end and now >= end:
-        why = f"its CA, {files['ca']}, has ended on {end:%Y-%m-%d}."
-        raise Refused("gateway_tls: private_ca", why, "Remove it and its key: a new CA is made then, which no client trusts yet.")
     return None
 
 

@@ -367,9 +367,24 @@ def test_no_certificate_outlives_its_ca_and_one_that_has_ended_signs_nothing(tmp
     assert gateway_tls._end(last.certificate) == end
     assert gateway_tls.made(str(tmp_path), "gw1", ["gw1"], now=end - datetime.timedelta(days=1)) == last  # not made anew with each run
     for make in (True, False):
-        with pytest.raises(Refused, match=r"private_ca: its CA, \S+/ca\.crt, has ended on \S+ Remove it and its key"):
+        with pytest.raises(Refused, match=r"private_ca: its CA, \S+/ca\.crt, has ended on \S+ Remove it and \S+/ca\.key, and run"):
             gateway_tls.made(str(tmp_path), "gw1", ["gw1"], make=make, now=end)
     assert (tmp_path / "ca.crt").read_text() == last.ca
+
+
+@pytest.mark.parametrize("gone", [[], ["ca.key"], ["ca.key", "gateway-gw1.key"]])
+def test_a_ca_that_has_ended_is_refused_also_with_a_longer_certificate(tmp_path, monkeypatch, gone):
+    """As one was made before certificates ended with their CA."""
+    gateway_tls.made(str(tmp_path), "gw1", ["gw1"], now=NOW)
+    late = gateway_tls._end((tmp_path / "ca.crt").read_text()) - datetime.timedelta(days=100)
+    monkeypatch.setattr(gateway_tls, "min", lambda first, *_: first, raising=False)
+    made = gateway_tls.made(str(tmp_path), "gw1", ["gw1"], now=late)
+    monkeypatch.undo()
+    assert gateway_tls._end(made.certificate) > late + datetime.timedelta(days=101)
+    for name in gone:
+        (tmp_path / name).unlink()
+    with pytest.raises(Refused, match=r"has ended on \S+ Remove it and"):
+        gateway_tls.made(str(tmp_path), "gw1", ["gw1"], now=late + datetime.timedelta(days=101))
 
 
 def test_a_new_ca_makes_a_new_certificate(tmp_path):
