@@ -124,10 +124,13 @@ def left_out(secrets: str, variables: Mapping[str, Mapping[str, Any]], present: 
 
     ``variables`` are those of each gateway of the inventory, ``present`` the hosts of the run.
     """
-    shared = os.path.expanduser(secrets)
+    shared = _folder(secrets)
     return [
         gateway
         for gateway, said in variables.items()
-        if gateway not in present
-        and os.path.expanduser(str(said.get("gateway_secrets") or f"{said.get('inventory_dir')}/.secrets/gateway")) == shared
+        if gateway not in present and _folder(said.get("gateway_secrets") or f"{said.get('inventory_dir')}/.secrets/gateway") == shared
     ]
+
+
+def _folder(path: object) -> str:
+    return os.path.realpath(os.path.expanduser(str(path)))  # however it is written

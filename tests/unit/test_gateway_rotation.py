@@ -168,3 +168,9 @@ def test_a_rotation_without_a_gateway_that_has_the_same_keys_is_known():
     rows = [(["gw1", "gw2", "gw3"], []), (["gw1"], ["gw2"]), (["gw2", "dev1"], ["gw1"]), (["gw3"], ["gw1", "gw2"])]
     assert [gateway_rotation.left_out("/inv/.secrets/gateway", known, present) for present, _ in rows] == [out for _, out in rows]
     assert gateway_rotation.left_out("/srv/others", known, ["gw3"]) == []
+    assert gateway_rotation.left_out("/srv/x/../others/", known, []) == ["gw3"]
+
+
+def test_a_folder_of_keys_by_a_link_is_the_same(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "keys")
+    assert gateway_rotation.left_out(str(tmp_path / "link"), {"gw2": {"gateway_secrets": f"{tmp_path}/keys/"}}, ["gw1"]) == ["gw2"]
