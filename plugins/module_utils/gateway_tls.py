@@ -19,6 +19,7 @@ from typing import Optional, Union
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from .errors import Refused
@@ -194,9 +195,8 @@ def _address(name: str) -> Optional[Address]:
         return None
 
 
-def _public(key: object) -> bytes:
-    dump = getattr(key, "public_bytes")  # noqa: B009 - every kind of key has it
-    return bytes(dump(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
+def _public(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> str:
