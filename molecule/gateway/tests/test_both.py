@@ -164,16 +164,17 @@ def test_who_goes_away_frees_the_server(developer, stream):
 
 def test_reloads_lose_no_stream(developer, gateway, stream):
     count = reloads(gateway)
-    developer.check_output(f"rm -f /root/s.*; for n in $(seq 20); do ({stream(1500)} >/root/s.$n 2>&1 &); done")
+    developer.check_output(f"rm -f /root/s.*; for n in $(seq 20); do ({stream(5000)} >/root/s.$n 2>&1 &); done")
     wait(lambda: developer.check_output(RUNNING) != "0")
     for _ in range(3):
         gateway.check_output("systemctl reload ownmetal-gateway; sleep 1")
+    assert developer.check_output(RUNNING) != "0"  # streams are under way still
     assert reloads(gateway) == count + 3
     wait(lambda: developer.run("pgrep -f '^python3 /root/reader.py'").rc != 0, 400)
     said = developer.check_output("tail -n 5 /root/s.*")
     assert said.count('"tokens"') == 20, said
     ends = [json.loads(line) for line in developer.check_output("cat /root/s.*").splitlines()]
-    assert [(end["status"], end["done"], end["tokens"]) for end in ends] == [(200, True, 1500)] * 20
+    assert [(end["status"], end["done"], end["tokens"]) for end in ends] == [(200, True, 5000)] * 20
 
 
 def test_reloads_lose_no_stream_of_http2(developer, gateway, keys):
