@@ -101,7 +101,8 @@ for row in last:
         for part, piece in choice["delta"].items():
             said[part] = said.get(part, "") + (piece if isinstance(piece, str) else "")
 gaps = [one - other for one, other in zip(times[1:], times)]
-print(json.dumps({"status": answer.status, "reads": len(times), "first": times[0], "last": times[-1], "gap": max(gaps, default=0),
+print(json.dumps({"status": answer.status, "came": start, "reads": len(times),
+                  "first": times[0], "last": times[-1], "ended": time.time(), "gap": max(gaps, default=0),
                   "said": hashlib.sha256(json.dumps(said).encode()).hexdigest(),
                   "done": text.rstrip().endswith(b"[DONE]"), "tokens": (last[-1].get("usage") or {}).get("completion_tokens")}))
 """
@@ -184,6 +185,26 @@ def stand_in(gateway):
     yield StandIn()
     gateway.check_output(f"cp -p /root/kept/* {folder}/; rm -r /root/kept; {unit.format('reload')}")
     gateway.run("systemctl stop stand-in; rm -f /run/stand_in.py")
+
+
+@pytest.fixture
+def reloading(gateway):
+    """Reload every two seconds from now on; return the function that ends this and says when it was done.
+
+    Who waited for a stream first, to reload then, would on two busy processors often see it when it has ended.
+    """
+    again = "while sleep 2; do systemctl reload ownmetal-gateway && date +%s.%N >>/run/reloads; done"
+    gateway.check_output(f"rm -f /run/reloads; systemd-run --quiet --collect --unit=reloads sh -c '{again}'")
+    count = reloads(gateway)
+
+    def ended():
+        gateway.check_output("systemctl stop reloads")
+        times = [float(line) for line in gateway.check_output("cat /run/reloads").split()]
+        assert reloads(gateway) >= count + len(times) - 1
+        return times
+
+    yield ended
+    gateway.run("systemctl stop reloads; rm -f /run/reloads")
 
 
 def reloads(gateway):
