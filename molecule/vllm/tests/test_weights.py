@@ -58,7 +58,7 @@ def wide(server, playbook):
 
 def test_the_share_of_the_weights_is_told_while_they_are_loaded(server, key, wide, playbook):
     number = current(server)
-    watch = "while sleep 0.05; do systemctl show -P StatusText vllm@micro; done | uniq >/run/stages"
+    watch = "while sleep 0.05; do systemctl show -P StatusText vllm@micro; done >/run/stages"
     server.check_output("systemd-run --quiet --collect --unit=stages sh -c %s", watch)
     try:
         code, said = playbook("gpu_servers", "--limit", "server1", **on_server1(model_source=None, model=WIDE))
